@@ -1,0 +1,363 @@
+"""Every setting of a run as frozen dataclasses, and the check that reports all errors at once, each naming its flag.
+
+`Config` holds what decides the result: two runs with equal `Config` give equal bits on one kind of device.
+`Execution` holds where and how it runs; resuming with another `Execution` changes nothing in the result.
+Defaults are those of MTT on CIFAR-10 (`specs/mtt_pdd.md` sections 1 and 2); recipes override them.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from raydd.errors import ConfigError
+
+T = TypeVar("T")
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The real data."""
+
+    source: Annotated[str, tyro.conf.arg(aliases=["--data"])] = "digits"
+    """digits, cifar10, cifar100, tiny-imagenet, parquet:DIR or folder:DIR."""
+    root: str = ""
+    """Folder with the official archives of the named sets. Default: $RAYDD_DATA, else ~/.cache/raydd/data."""
+    size: int | None = None
+    """Side in pixels to which every image is resized. Default: the set's own side; needed when images differ in size."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour. Default: 3 as soon as one image has colour."""
+    zca: bool = False
+    """ZCA whitening in place of mean and standard deviation. Changes results."""
+    zca_eps: float = 0.1
+    """Added to the eigenvalues inside the root. Above 0."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network of experts, student and evaluation."""
+
+    name: str = "convnet"
+    """A registered model; `convnet` is the ConvNet of the papers."""
+    width: int = 128
+    """Channels of every block."""
+    depth: int = 3
+    """Blocks; each halves the side."""
+    norm: Literal["instance", "batch", "layer", "group", "none"] = "instance"
+    """instance is one group per channel (GroupNorm), group is 4 groups, layer normalises over (C, H, W)."""
+    activation: Literal["relu", "sigmoid", "leakyrelu", "swish"] = "relu"
+    """leakyrelu has slope 0.01."""
+    pooling: Literal["avg", "max", "none"] = "avg"
+    """2 x 2, stride 2."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Differentiable Siamese augmentation (DSA)."""
+
+    strategy: str = DSA_STRATEGY
+    """Operations joined by `_`, of which each batch draws one; `none` switches augmentation off."""
+    parameters: Literal["per-image", "shared"] = "per-image"
+    """Whether every image of a batch draws its own parameters (MTT) or all share one draw (DSA's Siamese form)."""
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """How expert trajectories are trained on the real data."""
+
+    count: Annotated[int, tyro.conf.arg(aliases=["--experts"])] = 100
+    """Experts in the pool."""
+    epochs: int | None = None
+    """Epochs of each trajectory. Default: as many as the method reads, which gives the same snapshots as training on."""
+    lr: float = 0.01
+    """SGD learning rate, constant unless `decay`."""
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 256
+    """Images per batch; the last, smaller batch of an epoch is used too."""
+    decay: bool = False
+    """Multiply the learning rate by 0.1 once, after epoch index epochs // 2 + 1. Needs `epochs`."""
+    augment: bool = True
+    """Augment every real batch."""
+    together: int = 1
+    """Experts trained side by side in one batched pass. Rounding differs from 1, so it is part of the store's name."""
+
+
+@dataclass(frozen=True)
+class MTTConfig:
+    """Matching training trajectories."""
+
+    syn_steps: int = 20
+    """Inner steps N of the student."""
+    expert_epochs: int = 3
+    """Epochs between the start and the target snapshot of the expert."""
+    max_start_epoch: int = 25
+    """Start epochs are drawn from 0 to this, exclusive."""
+    batch_syn: int | None = None
+    """Synthetic images per inner step. Default: all of them."""
+    lr_img: float = 1000.0
+    """Learning rate of the images."""
+    lr_lr: float = 1e-5
+    """Learning rate of the step size."""
+    lr_init: float = 0.01
+    """Start value of the student's step size."""
+    min_step_size: float = 1e-6
+    """Floor of the learned step size, which keeps it positive."""
+    momentum: float = 0.5
+    """Momentum of both optimisers."""
+    grad_mode: Literal["adjoint", "unroll", "tesla"] = "adjoint"
+    """adjoint: exact, constant memory. unroll: exact, memory grows with syn_steps. tesla: approximate. Changes results."""
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """Which candidate updates the images."""
+
+    policy: Literal["uniform", "dynadistill", "greedy", "annealed"] = "uniform"
+    """uniform: by lot. dynadistill: softmax of the scores. greedy: the best score. annealed: softmax with schedules."""
+    candidates: int = 1
+    """M, candidates scored at every step; 1 is the base method."""
+    temperature: float = 0.5
+    """Divides the scores inside the softmax. Above 0."""
+    sign: float = -1.0
+    """-1: a low loss is likelier (the paper's text). +1: a high loss is likelier (the paper's formula). 0: uniform."""
+    final_temperature: float = 0.05
+    """annealed: temperature at the last step, reached geometrically."""
+    final_sign: float | None = None
+    """annealed: sign at the last step, reached linearly. Default: `sign`."""
+    normalise: Literal["none", "mean", "zscore"] = "none"
+    """Scores as they are, divided by their mean, or standardised, before the temperature. Changes results."""
+    share_start: bool = False
+    """One start epoch for all candidates of a step, so that only the expert differs."""
+    pool: int | None = None
+    """Use only the first so many experts. Default: all of them."""
+    replacement: bool = True
+    """Draw experts anew at every step. False: each expert once before any comes again."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Training networks from scratch on the synthetic set (`specs/mtt_pdd.md` section 2.4)."""
+
+    every: int = 0
+    """Evaluate every so many steps during the run; 0 evaluates at the end only."""
+    nets: int = 5
+    """Networks, each from a fresh initialisation."""
+    epochs: int = 1000
+    """The reference trains epochs + 1 passes and divides the rate by 10 after index epochs // 2 + 1."""
+    lr: float | None = None
+    """Learning rate. Default: the learned step size."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    augment: bool = True
+    """Augment the synthetic batches with `augment.strategy`."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What happens when numbers stop being finite."""
+
+    redraws: int = 3
+    """Fresh draws of a step whose candidates all failed, before the step is skipped."""
+    max_skips: int = 10
+    """Steps skipped in a row before the run stops at its last good state."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the result of a run."""
+
+    recipe: Annotated[str, tyro.conf.Suppress] = ""
+    """The recipe that these settings started from."""
+    method: str = "mtt"
+    """A registered matching method."""
+    ipc: int = 1
+    """Images per class."""
+    steps: int = 5000
+    """Distillation steps."""
+    seed: int = 0
+    """Seed of every random stream."""
+    init: Literal["real", "noise"] = "real"
+    """Start from real images of the class, or from standard normal noise."""
+    tf32: bool = False
+    """Allow TF32 on CUDA: faster, about 1e-3 relative error. Changes results."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    mtt: MTTConfig = field(default_factory=MTTConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how a run executes. Nothing here changes the result on one kind of device."""
+
+    run: str = ""
+    """Run folder. Default: runs/RECIPE-SEED."""
+    store: str = ""
+    """Folder of expert stores. Default: $RAYDD_STORE, else ~/.cache/raydd/experts."""
+    workers: int | None = None
+    """Ray worker actors K; 0 runs inline without Ray. Default: min(candidates, devices)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+    """CPU threads of each worker; 1 is fastest for small networks."""
+    deterministic: bool = False
+    """On CUDA: deterministic kernels only, for equal bits between runs."""
+    address: str = "local"
+    """Ray cluster to join; `local` starts one for this run."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept in the run folder."""
+    max_restarts: int = 10
+    """Worker deaths that a run survives before it stops at its last checkpoint."""
+    answer_timeout: float = 600.0
+    """Seconds without any answer from the workers before they are replaced."""
+    train_experts: bool = True
+    """Train missing experts on demand; False refuses instead."""
+
+
+def needed_epochs(config: Config) -> int:
+    """Last snapshot that the method reads: max_start_epoch - 1 + expert_epochs (specs/mtt_pdd.md section 1.2)."""
+    return config.mtt.max_start_epoch - 1 + config.mtt.expert_epochs
+
+
+def expert_epochs(config: Config) -> int:
+    """Epochs of the trajectories that this configuration asks for."""
+    return config.experts.epochs if config.experts.epochs is not None else needed_epochs(config)
+
+
+def check(config: Config) -> None:
+    """Raise `ConfigError` with every problem that can be seen without touching the data."""
+    problems = [*_ranges(config), *_relations(config)]
+    if problems:
+        raise ConfigError(problems)
+
+
+_AT_LEAST = {
+    "ipc": 1, "steps": 0, "seed": 0, "model.width": 1, "model.depth": 1, "experts.count": 1, "experts.epochs": 1,
+    "experts.batch_size": 1, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
+    "mtt.batch_syn": 1, "selection.candidates": 1, "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1,
+    "evaluation.epochs": 0, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
+    "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0,
+}  # fmt: skip
+_ABOVE = {
+    "data.zca_eps": 0, "experts.lr": 0, "mtt.lr_img": 0, "mtt.lr_init": 0, "mtt.min_step_size": 0,
+    "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0,
+}  # fmt: skip
+
+
+def setting(config: Any, name: str) -> Any:
+    """The value of a dotted setting, for example `mtt.syn_steps`."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _ranges(config: Config) -> list[str]:
+    problems = []
+    for bounds, word, fails in ((_AT_LEAST, "at least", lambda v, b: not v >= b), (_ABOVE, "above", lambda v, b: not v > b)):
+        for name, bound in bounds.items():
+            value = setting(config, name)
+            if value is not None and fails(value, bound):
+                problems.append(f"--{name}={value} must be {word} {bound}.")
+    for name in ("sign", "final_sign"):
+        value = getattr(config.selection, name)
+        if value is not None and not -1 <= value <= 1:
+            problems.append(f"--selection.{name}={value} must be between -1 (low loss likelier) and 1 (high loss likelier).")
+    unknown = [op for op in config.augment.strategy.split("_") if op not in DSA_OPERATIONS]
+    if config.augment.strategy != "none" and unknown:
+        problems.append(
+            f"--augment.strategy={config.augment.strategy}: unknown operation {unknown[0]!r}; "
+            f"join any of {', '.join(DSA_OPERATIONS)} with '_', or use none."
+        )
+    return problems
+
+
+def _relations(config: Config) -> list[str]:
+    problems = []
+    pool, available = config.selection.pool or config.experts.count, config.experts.count
+    if pool > available:
+        problems.append(f"--selection.pool={pool} is more than --experts={available}; train more experts or lower the pool.")
+    if config.selection.candidates > min(pool, available):
+        problems.append(
+            f"--selection.candidates={config.selection.candidates} is more than the pool of {min(pool, available)} experts; "
+            "lower it, or raise --experts (and --selection.pool)."
+        )
+    if config.experts.epochs is not None and config.experts.epochs < needed_epochs(config):
+        problems.append(
+            f"--mtt.max_start_epoch={config.mtt.max_start_epoch} with --mtt.expert_epochs={config.mtt.expert_epochs} needs "
+            f"experts of {needed_epochs(config)} epochs; --experts.epochs={config.experts.epochs}. Raise --experts.epochs "
+            "(or leave it out) or lower --mtt.max_start_epoch."
+        )
+    if config.experts.decay and config.experts.epochs is None:
+        problems.append("--experts.decay needs --experts.epochs, because the rate drops after half of them.")
+    return problems
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A plain nested dictionary, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") -> T:
+    """Build a configuration from nested dictionaries, as in a recipe or a `config.json`.
+
+    Raises `ConfigError` with every unknown name and every value of the wrong type.
+    """
+    problems: list[str] = []
+    result = _build(kind, values, prefix, problems)
+    if problems:
+        raise ConfigError(problems)
+    return result
+
+
+def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
+    hints = get_type_hints(kind)
+    known = {f.name for f in dataclasses.fields(kind)}
+    problems += [f"{prefix}{name} is not a setting; known here: {', '.join(sorted(known))}." for name in values if name not in known]
+    arguments = {}
+    for name in known & values.keys():
+        hint, value = hints[name], values[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _build(hint, value, f"{prefix}{name}.", problems)
+        elif _fits(hint, value):
+            arguments[name] = float(value) if hint is float else value
+        else:
+            problems.append(f"{prefix}{name}={value!r} has the wrong type; allowed: {_describe(hint)}.")
+    return kind(**arguments)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint) and not (isinstance(value, bool) and bool not in map(type, get_args(hint)))
+    if get_args(hint):
+        return any(_fits(part, value) for part in get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(repr, get_args(hint)))
+    if get_args(hint):
+        return " or ".join(_describe(part) for part in get_args(hint))
+    return "nothing" if hint is type(None) else hint.__name__
+
+
+def fingerprint(values: Any) -> str:
+    """Sha-256 of any JSON-ready value, independent of key order; names stores, caches and runs by their content."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
