@@ -1,0 +1,1 @@
+"""Augmentations whose parameters are drawn first and applied later."""
