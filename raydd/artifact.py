@@ -1,0 +1,104 @@
+"""The result of a run as one self-contained file, `synthetic.safetensors`: nothing else is needed to evaluate or to export it.
+
+The learned step size, the whitening matrices and the settings are inside, because a synthetic set is worth little without them:
+published sets without their learning rate or their whitening have been evaluated wrongly (specification of MTT, section 5, items 5 and 6).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from raydd import sealed
+from raydd.environment import versions
+from raydd.errors import CheckpointError
+from raydd.runfolder import images_sha256
+from raydd.types import SyntheticSet
+
+KIND = "raydd-synthetic-set"
+FORMAT = 1
+_TRANSFORM = "transform."
+_DETAILS = ("classes", "dataset", "fingerprint", "config", "step", "rule", "decode", "versions")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A synthetic set with all that its use needs.
+
+    synthetic       images (N, C, H, W) as stored, in training space; labels, step size, stages
+    initial_images  (N, C, H, W), what the images started from, in training space
+    transform       tensors of the transform between pixels and training space (`Transform.state()`)
+    rule            which transform they belong to
+    classes         class names, by label
+    dataset         name of the real data, and its `fingerprint` (sha-256, hex)
+    config          the resolved settings, as nested dictionaries
+    step            distillation steps done
+    decode          how stored images become training images; "none": one for one
+    versions        what it was made with
+    """
+
+    synthetic: SyntheticSet
+    initial_images: Tensor
+    transform: dict[str, Tensor]
+    rule: str
+    classes: tuple[str, ...]
+    dataset: str
+    fingerprint: str
+    config: dict[str, Any]
+    step: int
+    decode: str = "none"
+    versions: dict[str, str] = field(default_factory=versions)
+
+
+def write(path: Path | str, artifact: Artifact) -> None:
+    """Write the result file atomically.
+
+    Raises `ResourceError` when it cannot be written, `ValueError` when labels, stages or initial images do not fit the images.
+    """
+    _fit(artifact)
+    synthetic = artifact.synthetic
+    tensors = {
+        "images": synthetic.images,
+        "labels": synthetic.labels,
+        "step_size": synthetic.step_size,
+        "stages": synthetic.stages,
+        "initial_images": artifact.initial_images,
+        **{_TRANSFORM + name: tensor for name, tensor in artifact.transform.items()},
+    }
+    metadata = {name: getattr(artifact, name) for name in _DETAILS}
+    metadata |= {"shape": list(synthetic.images.shape), "images_sha256": images_sha256(synthetic.images)}
+    sealed.write(path, KIND, FORMAT, tensors, metadata)
+
+
+def read(path: Path | str) -> Artifact:
+    """The checked content of a result file, on the CPU.
+
+    Raises `CheckpointError` naming the file and the reason: absent, truncated, altered, another kind of file, another format.
+    """
+    tensors, metadata = sealed.read(path, KIND, FORMAT)
+    try:
+        artifact = Artifact(
+            synthetic=SyntheticSet(*(tensors[name] for name in ("images", "labels", "step_size", "stages"))),
+            initial_images=tensors["initial_images"],
+            transform={name.removeprefix(_TRANSFORM): t for name, t in tensors.items() if name.startswith(_TRANSFORM)},
+            **{name: tuple(metadata[name]) if name == "classes" else metadata[name] for name in _DETAILS},
+        )
+        _fit(artifact)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not a complete result file ({error}).") from error
+    return artifact
+
+
+def _fit(artifact: Artifact) -> None:
+    synthetic = artifact.synthetic
+    count = len(synthetic.images)
+    if synthetic.images.ndim != 4:
+        raise ValueError(f"images of shape {tuple(synthetic.images.shape)}; expected (N, C, H, W)")
+    if artifact.initial_images.shape != synthetic.images.shape:
+        raise ValueError(f"initial images {tuple(artifact.initial_images.shape)} beside images {tuple(synthetic.images.shape)}")
+    for name in ("labels", "stages"):
+        if getattr(synthetic, name).shape != (count,):
+            raise ValueError(f"{name} of shape {tuple(getattr(synthetic, name).shape)} for {count} images")
+    if count and not 0 <= int(synthetic.labels.min()) <= int(synthetic.labels.max()) < len(artifact.classes):
+        raise ValueError(f"labels outside 0..{len(artifact.classes) - 1}, the range of the class names")

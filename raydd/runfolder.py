@@ -1,0 +1,171 @@
+"""A run folder: one distillation, its settings, its measurements, its checkpoints and its result, written by one process at a time.
+
+config.json         {"config", "execution", "raydd"}; its presence makes the folder a run
+environment.json    versions, machine, command, start time; one more entry under "resumed" for each resumption
+metrics.jsonl       one record for each step; `step` counts from 0
+evaluations.jsonl   one record for each evaluation; `step` is the number of steps done before it
+faults.jsonl        {"step", "kind", "text"}: worker deaths, redraws, skips
+checkpoints/        see checkpoint.py
+synthetic.safetensors, result.json, figures/, report.html
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from raydd.config import Config, Execution, from_dict, to_dict
+from raydd.environment import environment, versions
+from raydd.errors import CheckpointError, ConfigError, ResourceError
+from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_json, read_lines
+
+_BEFORE_CONFIG = {".lock", "environment.json"}
+
+
+class RunFolder:
+    """Paths, records and the lock of one run. Make one with `create`, `open` or `view`; close it, or use it in `with`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluations = self.path / "evaluations.jsonl"
+        self.faults = self.path / "faults.jsonl"
+        self.synthetic = self.path / "synthetic.safetensors"
+        self.result = self.path / "result.json"
+        self.report = self.path / "report.html"
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, config: Config, execution: Execution) -> "RunFolder":
+        """A new run, locked. Raises `ConfigError` when the folder holds anything, `ResourceError` when another process writes it."""
+        folder = cls(path)
+        folder._refuse_used()
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"--run={path}: the folder cannot be made ({error.strerror}).") from error
+        folder.lock()
+        try:
+            folder._refuse_used()
+            atomic_write_json(folder.path / "environment.json", environment())
+            settings = {"config": to_dict(config), "execution": to_dict(execution), "raydd": versions()["raydd"]}
+            atomic_write_json(folder.path / "config.json", settings)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunFolder":
+        """An existing run to carry on with, locked. Raises `ConfigError` when there is none, `ResourceError` when it is being written."""
+        folder = cls.view(path)
+        folder.lock()
+        return folder
+
+    @classmethod
+    def view(cls, path: Path | str) -> "RunFolder":
+        """An existing run to read, without the lock, also while it is written. Raises `ConfigError` when there is none."""
+        folder = cls(path)
+        if not folder._is_run():
+            raise ConfigError([f"{path} is not a run folder (it has no config.json). Name the folder that --run made."])
+        return folder
+
+    def settings(self) -> tuple[Config, Execution]:
+        """The settings that the run was created with. Raises `CheckpointError` or `ConfigError` when config.json is damaged."""
+        values = read_json(self.path / "config.json")
+        try:
+            return from_dict(Config, values["config"]), from_dict(Execution, values["execution"])
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(f"{self.path / 'config.json'}: does not hold the settings of a run ({error}).") from error
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add the record of one step to metrics.jsonl. Raises `ResourceError` when it cannot be written."""
+        append_line(self.metrics, record)
+
+    def append_evaluation(self, record: dict[str, Any]) -> None:
+        """Add an evaluation to evaluations.jsonl."""
+        append_line(self.evaluations, record)
+
+    def append_fault(self, step: int, kind: str, text: str) -> None:
+        """Add what went wrong, and was mended, to faults.jsonl."""
+        append_line(self.faults, {"step": step, "kind": kind, "text": text})
+
+    def truncate_after(self, step: int) -> None:
+        """Forget what a resumed run does again: steps later than `step` (0-based; -1 forgets all), and what came after them.
+
+        A checkpoint after n steps resumes with `truncate_after(n - 1)`. Evaluations of up to n steps done stay. Atomic for each
+        file; a torn last line goes too. Raises `CheckpointError` when a line before the last is damaged.
+        """
+        for path, last in ((self.metrics, step), (self.faults, step), (self.evaluations, step + 1)):
+            if not path.exists():
+                continue
+            kept = [record for record in read_lines(path) if record["step"] <= last]
+            atomic_write_bytes(path, "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in kept).encode())
+
+    def note_resumption(self, step: int, execution: Execution) -> None:
+        """Record in environment.json that the run was taken up again after `step` steps: where, and with which execution settings."""
+        path = self.path / "environment.json"
+        first = read_json(path) if path.exists() else {}
+        entry = {"step": step, "execution": to_dict(execution), **environment()}
+        atomic_write_json(path, {**first, "resumed": [*first.get("resumed", []), entry]})
+
+    def write_result(self, sha256: str, steps: int, seconds: float, evaluation: dict[str, Any] | None) -> None:
+        """Write result.json: the hash of the images, steps done, wall-clock seconds, and the last evaluation if there was one."""
+        atomic_write_json(self.result, {"images_sha256": sha256, "steps": steps, "seconds": seconds, "evaluation": evaluation})
+
+    def lock(self) -> None:
+        """Take the run for this process; the system releases it when the process ends. Raises `ResourceError` naming the holder."""
+        path = self.path / ".lock"
+        try:
+            # Not inherited by child programs, so that a worker that outlives the driver does not hold the run.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ResourceError(f"{path} cannot be opened for writing ({error.strerror}).") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ResourceError(f"{self.path} is being written by another process (pid {holder}). Wait for it or stop it.") from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode())
+        self._lock = descriptor
+
+    def close(self) -> None:
+        """Release the lock. May be called twice."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _is_run(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    def _refuse_used(self) -> None:
+        name = shlex.quote(str(self.path))
+        if self._is_run():
+            raise ConfigError([f"--run={name} already holds a run. Carry on with --resume {name}, or choose another --run."])
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError([f"--run={name} is a file. Choose another --run."])
+        # A run that died before its config.json was there leaves only these, and may be started again.
+        found = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        strange = [n for n in found if n not in _BEFORE_CONFIG and not (n.startswith(".") and n.endswith(".tmp"))]
+        if strange:
+            raise ConfigError([f"--run={name} is not empty and not a run (it holds {sorted(strange)[0]}). Choose another --run."])
+
+
+def images_sha256(images: Tensor) -> str:
+    """Sha-256 (hex) of the images (N, C, H, W) as contiguous little-endian float32 bytes: what "same bits" is judged by."""
+    return hashlib.sha256(images.detach().cpu().float().contiguous().numpy().astype("<f4").tobytes()).hexdigest()
