@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "source tree"
-    return found
+    return found | {"torch": str(torch.__version__)}  # this one names the CUDA build too
 
 
 def environment() -> dict[str, Any]:
