@@ -7,7 +7,12 @@ from raydd.types import Candidate, Score, SyntheticSet, Update
 
 
 class Executor(Protocol):
-    """Evaluates candidates somewhere. Answers never depend on where, or on what failed on the way."""
+    """Evaluates candidates somewhere. Answers never depend on where, or on what failed on the way.
+
+    `transfer_seconds` is the part of the last call's wall time that was not spent in the method.
+    """
+
+    transfer_seconds: float
 
     def score(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Score]:
         """The matching loss of every candidate, in their order."""
@@ -24,6 +29,8 @@ class Executor(Protocol):
 
 class InlineExecutor:
     """One method in this process: no Ray, one candidate after another."""
+
+    transfer_seconds = 0.0
 
     def __init__(self, method: Method, device: str = "cpu"):
         self._method, self._device = method, device

@@ -30,6 +30,10 @@ class DsaDraw:
     operation: str
     values: dict[str, Tensor]
 
+    def to(self, device: torch.device) -> "DsaDraw":
+        """The same draw with its parameters on a device."""
+        return DsaDraw(self.operation, {name: value.to(device) for name, value in self.values.items()})
+
 
 def draw(generator: Generator, strategy: str, count: int, side: int, parameters: str) -> DsaDraw | None:
     """Draw one operation of `strategy` (joined by `_`) for `count` images of `side` pixels; None when it is `none`.
@@ -63,11 +67,8 @@ def draw(generator: Generator, strategy: str, count: int, side: int, parameters:
 
 
 def apply(images: Tensor, drawn: DsaDraw | None) -> Tensor:
-    """Augment images (B, C, H, W), square; differentiable in the images, any float dtype, any device."""
-    if drawn is None:
-        return images
-    values = {name: value.to(images.device) for name, value in drawn.values.items()}
-    return _OPERATIONS[drawn.operation](images, **values)
+    """Augment images (B, C, H, W), square; differentiable in the images, any float dtype, on the draw's device."""
+    return images if drawn is None else _OPERATIONS[drawn.operation](images, **drawn.values)
 
 
 def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:

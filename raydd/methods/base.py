@@ -12,6 +12,7 @@ import torch
 
 from raydd.config import Config
 from raydd.errors import ConfigError
+from raydd.models import FlatModel
 from raydd.types import Candidate, Score, SyntheticSet, Update
 
 
@@ -25,7 +26,7 @@ class Trajectories(Protocol):
 class Resources:
     """What a worker holds for its method: the network and the expert snapshots, on one device."""
 
-    model: Any
+    model: FlatModel
     experts: Trajectories
     device: torch.device
 
@@ -43,16 +44,32 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class MethodEntry:
-    """A registered method: `build(config, resources)` for workers; `draw(config, count, side, step, attempt)` for the driver.
+class Optimiser:
+    """How the driver applies a gradient: SGD with momentum, and a floor that keeps the step size positive."""
 
-    `draw` returns all randomness of one step, drawn before use and shared by the step's candidates. `count` is the number of
-    synthetic images, `side` their side in pixels, `attempt` counts redraws of the same step.
+    lr_images: float
+    lr_step_size: float
+    momentum: float
+    min_step_size: float
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A registered method.
+
+    build(config, resources) makes it on a worker.
+    draw(config, count, side, step, attempt) returns all randomness of one step, drawn before use and shared by the step's
+    candidates; `count` synthetic images of `side` pixels, `attempt` counts redraws of the same step.
+    start_epochs(config) bounds the start epoch of a candidate, exclusive.
+    optimiser(config) is what the driver steps with; step_size(config) the start value of the learned step size.
     """
 
     name: str
     build: Callable[[Config, Resources], Method]
     draw: Callable[[Config, int, int, int, int], Any]
+    start_epochs: Callable[[Config], int]
+    optimiser: Callable[[Config], Optimiser]
+    step_size: Callable[[Config], float]
 
 
 _METHODS: dict[str, MethodEntry] = {}

@@ -54,6 +54,7 @@ class FlatModel:
         self.layout = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
         self._sizes = [math.prod(size) for _, size in self.layout]
         self.size = sum(self._sizes)
+        self._embedding = _Embedding(module)
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
         """The parameter tensors as views of theta (P,), by name."""
@@ -62,6 +63,10 @@ class FlatModel:
     def __call__(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits (B, classes), differentiable to any order in theta and images."""
         return functional_call(self._module, self.views(theta), (images,))
+
+    def embed(self, theta: Tensor, images: Tensor) -> Tensor:
+        """Features (B, F) before the classifier, for networks that define `embed`."""
+        return functional_call(self._embedding, {f"network.{name}": view for name, view in self.views(theta).items()}, (images,))
 
     def init(self, generator: Generator) -> Tensor:
         """Fresh parameters float32 (P,) by torch's default rules, drawn from `generator` alone.
@@ -80,3 +85,14 @@ class FlatModel:
             elif own:
                 raise TypeError(f"no rule to initialise the parameters of {type(module).__name__}")
         return torch.cat([part.flatten() for part in parts])
+
+
+class _Embedding(nn.Module):
+    """`functional_call` runs `forward` only; this makes `embed` the forward."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images)

@@ -1,0 +1,123 @@
+"""MTT: recorded iterations of the reference program, its order of mini-batches, and what every method must hold."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raydd.config import Config, MTTConfig
+from raydd.distill import State, apply_update
+from raydd.methods import method
+from raydd.methods.base import Optimiser, Resources
+from raydd.methods.mtt import MTT, MTTDraws, draw
+from raydd.models import build
+from raydd.types import Candidate, SyntheticSet
+from tests.helpers import Table, model, recorded_batches, synthetic, table
+
+CONFIG = Config(mtt=MTTConfig(syn_steps=4, expert_epochs=2, max_start_epoch=2, batch_syn=3))
+
+
+def make(config: Config = CONFIG, dtype: torch.dtype = torch.float32) -> tuple[MTT, SyntheticSet, MTTDraws]:
+    network = model()
+    resources = Resources(network, table(network, 3, 4, dtype), torch.device("cpu"))
+    data = synthetic(network, dtype=dtype)
+    return MTT(config, resources), data, draw(config, len(data.images), 8, 0, 0)
+
+
+@pytest.mark.golden
+def test_three_iterations_equal_the_reference(golden) -> None:
+    case = golden("mtt_three_iterations")
+    config = Config(mtt=MTTConfig(expert_epochs=int(case["in_expert_epochs"])))
+    resources = Resources(
+        build(replace(config.model, width=16), (3, 32, 32), 4), Table(torch.tensor(case["in_trajectory"])[None]), torch.device("cpu")
+    )
+    images, labels = torch.tensor(case["in_images"]), torch.tensor(case["in_labels"])
+    state = State.start(SyntheticSet(images, labels, torch.tensor(case["in_lr"]), torch.ones_like(labels)))
+    optimiser = Optimiser(float(case["in_lr_img"]), float(case["in_lr_lr"]), float(case["in_momentum"]), 1e-6)
+    for iteration in range(3):
+        draws = MTTDraws((0, iteration, 0), recorded_batches(case[f"in_indices_{iteration}"]))
+        update = MTT(config, resources).update(state.synthetic, Candidate(0, 0, int(case["in_start_epochs"][iteration])), draws)
+        assert update.loss == pytest.approx(float(case[f"out_loss_{iteration}"]), rel=1e-8)
+        assert update.grad_step_size.item() == pytest.approx(float(case[f"out_grad_lr_{iteration}"]), rel=1e-8)
+        state = apply_update(state, update, optimiser)
+        assert state.synthetic.step_size.item() == pytest.approx(float(case[f"out_lr_after_{iteration}"]), rel=1e-8)
+    expected = torch.tensor(case["out_images_after"])
+    assert ((state.synthetic.images - expected).abs().max() / expected.abs().max()).item() <= 1e-8
+
+
+def test_mini_batches_are_permutations_taken_from_the_end() -> None:
+    config = Config(mtt=MTTConfig(syn_steps=7, batch_syn=3))
+    sizes = [len(batch.indices) for batch in draw(config, 8, 8, 0, 0).batches]
+    assert sizes == [2, 3, 3, 2, 3, 3, 2]
+    batches = draw(config, 8, 8, 0, 0).batches
+    for first in (0, 3):
+        seen = torch.cat([batch.indices for batch in batches[first : first + 3]])
+        assert sorted(seen.tolist()) == list(range(8))
+
+
+def test_draws_depend_on_seed_step_and_attempt_only() -> None:
+    def indices(config: Config, step: int, attempt: int) -> list[list[int]]:
+        return [batch.indices.tolist() for batch in draw(config, 8, 8, step, attempt).batches]
+
+    assert indices(CONFIG, 3, 0) == indices(CONFIG, 3, 0)
+    others = [indices(CONFIG, 4, 0), indices(CONFIG, 3, 1), indices(replace(CONFIG, seed=1), 3, 0)]
+    assert all(other != indices(CONFIG, 3, 0) for other in others)
+
+
+@pytest.mark.parametrize("mode", ["adjoint", "unroll", "tesla"])
+def test_score_equals_the_loss_of_the_update(mode: str) -> None:
+    config = replace(CONFIG, mtt=replace(CONFIG.mtt, grad_mode=mode))
+    instance, data, draws = make(config, torch.float64)
+    candidate = Candidate(0, 1, 1)
+    assert instance.score(data, candidate, draws).loss == pytest.approx(instance.update(data, candidate, draws).loss, rel=1e-12)
+
+
+def test_update_has_the_same_bits_with_and_without_a_score_before_it() -> None:
+    candidates = [Candidate(0, 1, 1), Candidate(1, 2, 0), Candidate(2, 0, 1)]
+    scored, data, draws = make()
+    for candidate in candidates:
+        scored.score(data, candidate, draws)
+    fresh, _, _ = make()
+    for candidate in candidates:
+        one, other = scored.update(data, candidate, draws), fresh.update(data, candidate, draws)
+        assert torch.equal(one.grad_images, other.grad_images) and torch.equal(one.grad_step_size, other.grad_step_size)
+        assert one.loss == other.loss
+
+
+def test_a_kept_walk_is_not_used_for_other_images_or_draws() -> None:
+    candidate = Candidate(0, 1, 1)
+    instance, data, draws = make()
+    instance.score(data, candidate, draws)
+    moved = replace(data, images=data.images + 0.1)
+    other_draws = draw(CONFIG, len(data.images), 8, 1, 0)
+    for place in ((moved, candidate, draws), (data, candidate, other_draws), (data, candidate, draws)):
+        fresh, _, _ = make()
+        assert instance.score(*place).loss == fresh.score(*place).loss
+
+
+def test_start_and_target_are_the_snapshots_of_the_candidate() -> None:
+    class Spy:
+        def __init__(self, inner: Table):
+            self.inner, self.asked = inner, set()
+
+        def theta(self, expert: int, epoch: int) -> torch.Tensor:
+            self.asked.add((expert, epoch))
+            return self.inner.theta(expert, epoch)
+
+    network = model()
+    spy = Spy(table(network, 3, 4))
+    data = synthetic(network)
+    MTT(CONFIG, Resources(network, spy, torch.device("cpu"))).update(data, Candidate(0, 2, 1), draw(CONFIG, 8, 8, 0, 0))
+    assert spy.asked == {(2, 1), (2, 3)}
+
+
+def test_images_of_the_caller_are_left_alone() -> None:
+    instance, data, draws = make()
+    before = data.images.clone()
+    instance.update(data, Candidate(0, 0, 0), draws)
+    assert torch.equal(data.images, before) and not data.images.requires_grad
+
+
+def test_is_registered() -> None:
+    entry = method("mtt")
+    assert entry.start_epochs(CONFIG) == 2 and entry.optimiser(CONFIG).lr_images == CONFIG.mtt.lr_img
