@@ -147,6 +147,8 @@ class EvaluationConfig:
 
     every: int = 0
     """Evaluate every so many steps during the run; 0 evaluates at the end only."""
+    at_end: bool = True
+    """Evaluate the final images, and random real images of the same number beside them."""
     nets: int = 5
     """Networks, each from a fresh initialisation."""
     epochs: int = 1000

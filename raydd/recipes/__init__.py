@@ -1,0 +1,50 @@
+"""The published settings, one TOML file for each paper row, with its source, its expected accuracy and the hardware it asks for."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from raydd.config import Config, from_dict
+from raydd.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named starting point: settings that every flag can override.
+
+    `expected` is the published (or, for raydd's own recipes, measured) accuracy in words; `source` says where the numbers stand.
+    """
+
+    name: str
+    title: str
+    source: str
+    expected: str
+    hardware: str
+    config: Config
+
+
+def recipe_names() -> list[str]:
+    """Every recipe that raydd ships."""
+    return sorted(entry.name.removesuffix(".toml") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A shipped recipe by name, or any TOML file of the same form by its path.
+
+    Raises `ConfigError` that lists the recipes when there is none of that name, or every wrong setting of the file.
+    """
+    own_file = name.endswith(".toml")
+    if not own_file and name not in recipe_names():
+        raise ConfigError([f"{name!r} is not a recipe; known: {', '.join(recipe_names())}. A path to a .toml file works too."])
+    try:
+        text = Path(name).read_text() if own_file else resources.files(__name__).joinpath(f"{name}.toml").read_text()
+        values = tomllib.loads(text)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError([f"{name}: the recipe cannot be read ({error})."]) from error
+    name = Path(name).stem
+    missing = [key for key in ("title", "source", "settings") if key not in values]
+    if missing:
+        raise ConfigError([f"recipe {name} lacks {', '.join(missing)}; see the files in raydd/recipes."])
+    config = from_dict(Config, {**values["settings"], "recipe": name}, prefix=f"recipe {name}: ")
+    return Recipe(name, values["title"], values["source"], values.get("expected", ""), values.get("hardware", ""), config)
