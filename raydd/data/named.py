@@ -1,0 +1,168 @@
+"""The named sets: digits comes with scikit-learn; cifar10, cifar100 and tiny-imagenet are read from their official archives."""
+
+import http.client
+import tarfile
+import tempfile
+import threading
+import urllib.request
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydd.config import DataConfig
+from raydd.data.files import data_root, locked
+from raydd.data.folder import folder_source
+from raydd.data.sources import source
+from raydd.data.types import Content, Picture, RawSplit, Source, SourceInfo
+from raydd.errors import DataError
+
+# Mean and std as DC, DSA and MTT use them (DatasetCondensation utils.py get_dataset). CIFAR-10's std is the mean of the
+# per-image stds, not the std over all pixels, and is kept because published settings depend on it.
+DIGITS = SourceInfo((1, 8, 8), 10, 1297, 500)
+CIFAR10 = SourceInfo((3, 32, 32), 10, 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CIFAR100 = SourceInfo((3, 32, 32), 100, 50_000, 10_000, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+TINY = SourceInfo((3, 64, 64), 200, 100_000, 10_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+PROBE_SECONDS = 5.0  # how long a download server may take to answer before raydd says what to fetch by hand
+
+
+@source("digits", info=DIGITS)
+def digits(location: str, config: DataConfig) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, 17 grey levels spread over 0..255.
+
+    The split is fixed: 50 images of each class, evenly spaced in the file's order, are the test set; the other 1,297 train.
+    """
+    return Source("digits", _digits, identity="scikit-learn digits, 50 evenly spaced images per class for testing")
+
+
+def _digits() -> Content:
+    from sklearn.datasets import load_digits
+
+    table = load_digits()
+    images, labels = np.rint(table.images * (255 / 16)).astype(np.uint8), table.target.astype(np.int64)
+    held_out = np.zeros(len(labels), bool)
+    for label in range(10):
+        rows = np.flatnonzero(labels == label)
+        held_out[rows[np.arange(50) * len(rows) // 50]] = True
+    return Content(
+        tuple(str(label) for label in range(10)),
+        _arrays("digits training image", images[~held_out], labels[~held_out]),
+        _arrays("digits test image", images[held_out], labels[held_out]),
+    )
+
+
+def _arrays(what: str, images: np.ndarray, labels: np.ndarray) -> RawSplit:
+    def pictures() -> Iterator[tuple[str, Picture]]:
+        return ((f"{what} {row}", image) for row, image in enumerate(images))
+
+    return RawSplit(np.asarray(labels, np.int64), pictures)
+
+
+@source("cifar10", info=CIFAR10)
+def cifar10(location: str, config: DataConfig) -> Source:
+    """CIFAR-10 in the Python version, from `data.root`."""
+    from torchvision.datasets import CIFAR10 as Reader
+
+    return _cifar("cifar10", Reader, data_root(config))
+
+
+@source("cifar100", info=CIFAR100)
+def cifar100(location: str, config: DataConfig) -> Source:
+    """CIFAR-100 with its 100 fine classes, in the Python version, from `data.root`."""
+    from torchvision.datasets import CIFAR100 as Reader
+
+    return _cifar("cifar100", Reader, data_root(config))
+
+
+def _cifar(name: str, reader: Any, root: Path) -> Source:
+    """Official batch files, which torchvision checks by MD5 before it reads them."""
+    parts = [*reader.train_list, *reader.test_list, [reader.meta["filename"]]]
+    files = tuple((part[0], root / reader.base_folder / part[0]) for part in parts)
+    if not all(path.is_file() for _, path in files):
+        _unpack_cifar(name, reader, root)
+    return Source(name, lambda: _read_cifar(name, reader, root), files)
+
+
+def _read_cifar(name: str, reader: Any, root: Path) -> Content:
+    try:
+        with warnings.catch_warnings():  # the official pickles hold array headers that new numpy versions call outdated
+            warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
+            train, test = reader(str(root), train=True), reader(str(root), train=False)
+    except RuntimeError as error:
+        raise DataError(f"--data={name}: files in {root / reader.base_folder} are damaged; remove that folder and try again.") from error
+    splits = [_arrays(f"{name} {word} image", part.data, part.targets) for word, part in (("training", train), ("test", test))]
+    return Content(tuple(train.classes), *splits)
+
+
+def _unpack_cifar(name: str, reader: Any, root: Path) -> None:
+    """Unpack the archive in `root`, after downloading it where it is absent. Raises `DataError` saying what to put where."""
+    from torchvision.datasets.utils import check_integrity
+
+    archive = root / reader.filename
+    if archive.is_file() and not check_integrity(str(archive), reader.tgz_md5):
+        raise DataError(f"--data={name}: {archive} is damaged or not the official archive (MD5 {reader.tgz_md5}); replace it.")
+    by_hand = f"put {reader.filename} (MD5 {reader.tgz_md5}) into {root}, or point --data.root at the folder that has it"
+    if not archive.is_file() and not _answers(reader.url):
+        raise DataError(f"--data={name}: not found in {root}, and the download server does not answer. By hand: {by_hand}.")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(archive):
+            reader(str(root), download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"--data={name}: the archive could not be fetched or unpacked ({error}); {by_hand}.") from error
+
+
+def _answers(url: str) -> bool:
+    """Whether the server answers within `PROBE_SECONDS`. In a thread, because looking up its name knows no time-out."""
+    answered = threading.Event()
+
+    def probe() -> None:
+        with suppress(OSError, ValueError, http.client.HTTPException), urllib.request.urlopen(url, timeout=PROBE_SECONDS):
+            answered.set()
+
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answered.is_set()
+
+
+@source("tiny-imagenet", info=TINY)
+def tiny_imagenet(location: str, config: DataConfig) -> Source:
+    """Tiny-ImageNet-200 in its official layout, from `data.root`: unpacked, or tiny-imagenet-200.zip, .tar, .tar.gz or .tgz."""
+    top = data_root(config) / "tiny-imagenet-200"
+    if not (top / "train").is_dir():
+        _unpack_tiny(top)
+    return folder_source("tiny-imagenet", top, _titles(top / "words.txt"))
+
+
+def _titles(words: Path) -> dict[str, str]:
+    """WordNet number -> its first English word and the number itself, which keeps names distinct."""
+    if not words.is_file():
+        return {}
+    pairs = [line.split("\t", 1) for line in words.read_text().splitlines() if "\t" in line]
+    return {number: f"{text.split(',')[0].strip()} ({number})" for number, text in pairs}
+
+
+def _unpack_tiny(top: Path) -> None:
+    from torchvision.datasets.utils import extract_archive
+
+    archives = [top.with_name(top.name + suffix) for suffix in (".zip", ".tar", ".tar.gz", ".tgz")]
+    archive = next((path for path in archives if path.is_file()), None)
+    if archive is None:
+        raise DataError(
+            f"--data=tiny-imagenet: put {archives[0].name} into {top.parent}, or unpack it there as {top.name}/, "
+            "or point --data.root at the folder that has it."
+        )
+    try:
+        with locked(archive), tempfile.TemporaryDirectory(dir=top.parent, prefix=".unpacking-") as scratch:
+            if not (top / "train").is_dir():
+                extract_archive(str(archive), scratch)
+                (Path(scratch) / top.name).rename(top)
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DataError(f"--data=tiny-imagenet: {archive} cannot be unpacked ({error}); replace it, or unpack it by hand.") from error
