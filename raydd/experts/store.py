@@ -63,7 +63,7 @@ class Store:
     def experts(self, epochs: int = 0) -> list[int]:
         """The experts that exist now with at least `epochs` epochs, in order."""
         found = [int(match[1]) for name in self.folder.names() if (match := _NAME.fullmatch(name))]
-        return [expert for expert in found if self._reaches(expert, epochs)]
+        return [expert for expert in found if self.reaches(expert, epochs)]
 
     def missing(self, count: int, epochs: int) -> list[int]:
         """Those of experts 0..count-1 that are absent now or shorter than `epochs`."""
@@ -114,10 +114,10 @@ class Store:
             self.folder.write(RECIPE, pa.py_buffer(content.encode()), unless=lambda: RECIPE in self.folder.names())
         data = encode(snapshots, {**metadata, "key": self.key, "expert": expert, "recipe": self.recipe})
         # Another process may have finished a longer trajectory meanwhile.
-        self.folder.write(expert_name(expert), data, unless=lambda: self._reaches(expert, len(snapshots) - 1))
+        self.folder.write(expert_name(expert), data, unless=lambda: self.reaches(expert, len(snapshots) - 1))
         self.epochs(expert)
 
-    def _reaches(self, expert: int, epochs: int) -> bool:
+    def reaches(self, expert: int, epochs: int) -> bool:
         present = self.epochs(expert)
         return present is not None and present >= epochs
 
