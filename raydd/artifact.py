@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from raydd import sealed
+from raydd.data.transform import Transform
 from raydd.environment import versions
-from raydd.errors import CheckpointError
+from raydd.errors import CheckpointError, DataError
 from raydd.runfolder import images_sha256
 from raydd.types import SyntheticSet
 
@@ -28,8 +29,8 @@ class Artifact:
 
     synthetic       images (N, C, H, W) as stored, in training space; labels, step size, stages
     initial_images  (N, C, H, W), what the images started from, in training space
-    transform       tensors of the transform between pixels and training space (`Transform.state()`)
-    rule            which transform they belong to
+    transform       `Transform.state()`: the tensors of the transform between pixels and training space
+    rule            `Transform.rule`: which kind it is
     classes         class names, by label
     dataset         name of the real data, and its `fingerprint` (sha-256, hex)
     config          the resolved settings, as nested dictionaries
@@ -49,6 +50,10 @@ class Artifact:
     step: int
     decode: str = "none"
     versions: dict[str, str] = field(default_factory=versions)
+
+    def pixel_transform(self) -> Transform:
+        """The transform itself, on the CPU. Raises `DataError` when its tensors do not fit one another."""
+        return Transform.from_state(self.transform)
 
 
 def write(path: Path | str, artifact: Artifact) -> None:
@@ -85,7 +90,7 @@ def read(path: Path | str) -> Artifact:
             **{name: tuple(metadata[name]) if name == "classes" else metadata[name] for name in _DETAILS},
         )
         _fit(artifact)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, DataError) as error:
         raise CheckpointError(f"{path}: is not a complete result file ({error}).") from error
     return artifact
 
@@ -95,6 +100,11 @@ def _fit(artifact: Artifact) -> None:
     count = len(synthetic.images)
     if synthetic.images.ndim != 4:
         raise ValueError(f"images of shape {tuple(synthetic.images.shape)}; expected (N, C, H, W)")
+    transform = artifact.pixel_transform()
+    if transform.shape != tuple(synthetic.images.shape[1:]) or transform.rule != artifact.rule:
+        raise ValueError(
+            f"a {transform.rule} transform for {transform.shape} where {artifact.rule} for {tuple(synthetic.images.shape)} is named"
+        )
     if artifact.initial_images.shape != synthetic.images.shape:
         raise ValueError(f"initial images {tuple(artifact.initial_images.shape)} beside images {tuple(synthetic.images.shape)}")
     for name in ("labels", "stages"):

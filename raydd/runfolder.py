@@ -93,6 +93,10 @@ class RunFolder:
         """Add an evaluation to evaluations.jsonl."""
         append_line(self.evaluations, record)
 
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """Every record of evaluations.jsonl, oldest first. Raises `CheckpointError` when a line before the last is damaged."""
+        return read_lines(self.evaluations)
+
     def append_fault(self, step: int, kind: str, text: str) -> None:
         """Add what went wrong, and was mended, to faults.jsonl."""
         append_line(self.faults, {"step": step, "kind": kind, "text": text})

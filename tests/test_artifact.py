@@ -8,9 +8,12 @@ import torch
 from raydd import artifact, checkpoint, sealed
 from raydd.artifact import Artifact
 from raydd.config import Config, to_dict
+from raydd.data.transform import Transform
 from raydd.errors import CheckpointError
 from raydd.runfolder import images_sha256
 from raydd.types import SyntheticSet
+
+SMALL = Transform.standard((3, 8, 8), (0.0,) * 3, (1.0,) * 3)
 
 
 @pytest.fixture
@@ -18,9 +21,10 @@ def example() -> Artifact:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(6, 3, 4, 4, generator=generator)
     synthetic = SyntheticSet(images, torch.arange(3).repeat_interleave(2), torch.tensor(0.0123), torch.ones(6, dtype=torch.int64))
-    transform = {"mean": torch.randn(48), "matrix": torch.randn(48, 48, generator=generator), "inverse": torch.eye(48)}
+    matrices = torch.randn(2, 48, 48, generator=generator)
+    transform = Transform((3, 4, 4), torch.randn(48, generator=generator), matrix=matrices[0], inverse_matrix=matrices[1])
     return Artifact(
-        synthetic, torch.zeros(6, 3, 4, 4), transform, "zca", ("cat", "Hund", "猫"), "digits", "f" * 64, to_dict(Config(ipc=2)), 60
+        synthetic, torch.zeros(6, 3, 4, 4), transform.state(), "zca", ("cat", "Hund", "猫"), "digits", "f" * 64, to_dict(Config(ipc=2)), 60
     )  # fmt: skip
 
 
@@ -32,8 +36,9 @@ def test_everything_comes_back(tmp_path, example):
         ours, theirs = getattr(example.synthetic, name), getattr(found.synthetic, name)
         assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), name
     assert torch.equal(found.initial_images, example.initial_images)
-    assert found.transform.keys() == example.transform.keys()
-    assert all(torch.equal(found.transform[name], tensor) for name, tensor in example.transform.items())
+    ours, theirs = example.transform, found.transform
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert torch.equal(found.pixel_transform().inverse_matrix, ours["inverse_matrix"])
     details = ("rule", "classes", "dataset", "fingerprint", "config", "step", "decode", "versions")
     assert [getattr(found, n) for n in details] == [getattr(example, n) for n in details]
     assert found.versions["torch"] == torch.__version__ and found.decode == "none"
@@ -43,7 +48,11 @@ def test_the_metadata_says_what_is_inside(tmp_path, example):
     path = tmp_path / "synthetic.safetensors"
     artifact.write(path, example)
     _, metadata = sealed.read(path, artifact.KIND, artifact.FORMAT)
-    assert metadata["shape"] == [6, 3, 4, 4] and metadata["images_sha256"] == images_sha256(example.synthetic.images)
+    assert (
+        metadata["shape"] == [6, 3, 4, 4]
+        and metadata["rule"] == "zca"
+        and metadata["images_sha256"] == images_sha256(example.synthetic.images)
+    )
 
 
 def test_truncated_altered_absent_and_foreign_files_are_refused_by_name(tmp_path, example):
@@ -72,12 +81,23 @@ def test_a_whole_file_without_its_parts_is_refused(tmp_path):
         artifact.read(tmp_path / "x")
 
 
+def test_a_damaged_transform_is_refused(tmp_path, example):
+    path = tmp_path / "x"
+    artifact.write(path, example)
+    tensors, metadata = sealed.read(path, artifact.KIND, artifact.FORMAT)
+    del tensors["transform.inverse_matrix"]
+    sealed.write(path, artifact.KIND, artifact.FORMAT, tensors, metadata)
+    with pytest.raises(CheckpointError, match=r"not a complete result file .*inverse_matrix"):
+        artifact.read(path)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda a: replace(a, initial_images=torch.zeros(5, 3, 4, 4)), "initial images"),
         (lambda a: replace(a, classes=("one", "two")), r"labels outside 0\.\.1"),
         (lambda a: replace(a, synthetic=replace(a.synthetic, stages=torch.ones(2, dtype=torch.int64))), "stages of shape"),
+        (lambda a: replace(a, transform=SMALL.state()), r"a standard transform for \(3, 8, 8\) where zca"),
         (lambda a: replace(a, synthetic=replace(a.synthetic, images=torch.zeros(6, 4, 4))), r"expected \(N, C, H, W\)"),
     ],
 )

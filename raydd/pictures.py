@@ -1,0 +1,49 @@
+"""Synthetic images as pictures: from training space to 8-bit pixels, and from pixels to PNG files, strips and grids."""
+
+import io
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from raydd.data.transform import Transform, pictures
+
+
+def pixels(transform: Transform, images: Tensor) -> np.ndarray:
+    """Images (n, C, H, W) in training space as uint8 pixels (n, C, H, W): clipped to 0..1 and rounded to 255ths."""
+    return np.ascontiguousarray(pictures(images, transform).transpose(0, 3, 1, 2)[:, : transform.channels])
+
+
+def clipped_share(transform: Transform, images: Tensor) -> float:
+    """The share (0..1) of pixel values that lie outside 0..1 by more than half a 255th, and so are not shown as they are."""
+    values = transform.inverse(images)
+    return float(((values < -1 / 510) | (values > 1 + 1 / 510)).float().mean())
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """One uint8 image (1, H, W) or (3, H, W) as a grey or colour picture."""
+    return Image.fromarray(image[0]) if len(image) == 1 else Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def png(image: np.ndarray) -> bytes:
+    """One uint8 image (1, H, W), (3, H, W) or, with transparency, (4, H, W) as a PNG file."""
+    buffer = io.BytesIO()
+    picture(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def grid(rows: list[np.ndarray], scale: int = 1, gap: int = 1) -> np.ndarray:
+    """Rows of uint8 images (n_i, C, H, W) as one uint8 picture (4, h, w) with transparent gaps.
+
+    Every image pixel becomes `scale` x `scale` pixels (nearest neighbour); `gap` is counted after that. Shorter rows end early.
+    """
+    height, width = (length * scale for length in rows[0].shape[2:])
+    columns = max(len(row) for row in rows)
+    canvas = np.zeros((4, len(rows) * (height + gap) - gap, columns * (width + gap) - gap), dtype=np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            top, left = y * (height + gap), x * (width + gap)
+            # A single grey channel spreads over red, green and blue.
+            canvas[:3, top : top + height, left : left + width] = image.repeat(scale, axis=1).repeat(scale, axis=2)
+            canvas[3, top : top + height, left : left + width] = 255
+    return canvas

@@ -1,0 +1,84 @@
+"""The synthetic images of a report: class by class, start beside end, limited to what a page can hold."""
+
+import base64
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from raydd import pictures
+from raydd.artifact import Artifact
+
+CLASSES = 100
+"""Classes shown at most."""
+PER_CLASS = 10
+"""Images of a class shown at most."""
+PIXELS = 600_000
+"""Pixels of all images shown at most: keeps the page below about 5 MB."""
+PAGE = 20
+"""Classes in one foldable part."""
+_SIDE = 64
+"""Wanted side of an image on the page, in CSS pixels; the enlargement is a whole number."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One class: its name, and its first images at the start and at the end, as strips (data URIs) of the same size in CSS pixels."""
+
+    name: str
+    before: str
+    after: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pages of rows and what is left out: images of a class shown and there are, classes shown and there are, share of clipped values."""
+
+    pages: list[list[Row]]
+    shown: int
+    per_class: int
+    classes_shown: int
+    classes: int
+    clipped: float
+
+
+def gallery(artifact: Artifact) -> Gallery:
+    """The gallery of a result file."""
+    before, after = by_class(artifact, artifact.initial_images), by_class(artifact, artifact.synthetic.images)
+    transform = artifact.pixel_transform()
+    scale = max(1, round(_SIDE / artifact.synthetic.images.shape[-1]))
+    rows = [_row(name, *strips, scale) for name, *strips in zip(artifact.classes, before, after)]
+    per_class = int(np.bincount(artifact.synthetic.labels.numpy(), minlength=1).max())
+    return Gallery(
+        pages=[rows[start : start + PAGE] for start in range(0, len(rows), PAGE)],
+        shown=max(map(len, after)),
+        per_class=per_class,
+        classes_shown=len(rows),
+        classes=len(artifact.classes),
+        clipped=pictures.clipped_share(transform, artifact.synthetic.images),
+    )
+
+
+def by_class(artifact: Artifact, images: Tensor) -> list[np.ndarray]:
+    """The first images of each of the first classes as uint8 pixels, a list of (n, C, H, W) in order of labels."""
+    labels, transform = artifact.synthetic.labels, artifact.pixel_transform()
+    classes = min(CLASSES, len(artifact.classes))
+    limit = min(PER_CLASS, max(1, PIXELS // (classes * images.shape[2] * images.shape[3])))
+    chosen = [(labels == label).nonzero().flatten()[:limit] for label in range(classes)]
+    return [pictures.pixels(transform, images[places]) for places in chosen]
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG file as a URI that holds all of it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _row(name: str, before: np.ndarray, after: np.ndarray, scale: int) -> Row:
+    if not len(after):
+        return Row(name, "", "", 0, 0)
+    # The page enlarges: the strips keep one pixel for a pixel, which keeps the report small.
+    strips = [pictures.grid([images]) for images in (before, after)]
+    height, width = strips[0].shape[1:]
+    return Row(name, *(data_uri(pictures.png(strip)) for strip in strips), width * scale, height * scale)

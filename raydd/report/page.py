@@ -1,0 +1,129 @@
+"""`write_report`: read the run folder, draw, fill the template, write `report.html` and `figures/`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from raydd import pictures
+from raydd.environment import versions
+from raydd.files import atomic_write_bytes, write_bytes
+from raydd.report import figures, tables
+from raydd.report.gallery import by_class, data_uri, gallery
+from raydd.report.rundata import RunData, Steps, read_run
+from raydd.report.theme import DARK, LIGHT, Theme, png
+from raydd.runfolder import RunFolder
+
+Draw = Callable[[Theme], Figure]
+_ALT = {
+    "accuracy": "Test accuracy over steps, against random real images",
+    "loss": "Matching loss and learned step size over steps",
+    "choices": "How often experts and start epochs were candidates and were chosen",
+    "choice_map": "Choices by expert and start epoch",
+    "scores": "Scores of the candidates and entropy of the choice over steps",
+    "seconds": "Where the time of the run went",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure in both themes as data URIs, with the text that stands for it where it cannot be seen."""
+
+    light: str
+    dark: str
+    alt: str
+
+
+def write_report(run_path: Path | str) -> Path:
+    """Write `report.html` and `figures/*.png` into a run folder, finished or not, and return the path of the page.
+
+    Raises `ConfigError` when it is no run folder, `CheckpointError` when its records are damaged, `ResourceError` when the page
+    cannot be written.
+    """
+    run = read_run(run_path)
+    folder = RunFolder(run_path)
+    drawn = {}
+    for name, draw in drawings(run).items():
+        light, dark = png(draw(LIGHT)), png(draw(DARK))
+        write_bytes(folder.figures / f"{name}.png", light)
+        drawn[name] = Picture(data_uri(light), data_uri(dark), _ALT[name])
+    if run.artifact is not None:
+        scale = max(1, round(96 / run.artifact.synthetic.images.shape[-1]))
+        for name, images in (("images_start", run.artifact.initial_images), ("images_end", run.artifact.synthetic.images)):
+            write_bytes(folder.figures / f"{name}.png", pictures.png(pictures.grid(by_class(run.artifact, images), scale, gap=4)))
+    atomic_write_bytes(folder.report, _page(run, drawn).encode())
+    return folder.report
+
+
+def drawings(run: RunData) -> dict[str, Draw]:
+    """How to draw, in a theme, each figure that this run has data for."""
+    steps = run.steps
+    found: dict[str, Draw] = {}
+    if run.evaluations:
+        found["accuracy"] = lambda theme: _accuracy(run, theme)
+    if np.isfinite(steps.loss).any():
+        found["loss"] = lambda theme: figures.loss(steps.step, steps.loss, steps.step_size, theme)
+    if (steps.chosen >= 0).any():
+        pairs, sizes = _pairs(steps), _sizes(run)
+        found["choices"] = lambda theme: figures.choices(*pairs, *sizes, compared(steps), theme)
+        found["choice_map"] = lambda theme: figures.choice_map(*pairs, *sizes, compared(steps), theme)
+    if compared(steps) and np.isfinite(steps.score).any():
+        won = np.where(steps.chosen >= 0, steps.score[np.arange(len(steps)), steps.chosen], np.nan)
+        found["scores"] = lambda theme: figures.scores(steps.step, steps.score, won, steps.entropy, theme)
+    names, totals, _ = tables.time_rows(run)
+    if totals.sum() > 0:
+        found["seconds"] = lambda theme: figures.seconds(names, totals, theme)
+    return found
+
+
+def compared(steps: Steps) -> bool:
+    """Whether any step had more than one candidate."""
+    return steps.expert.shape[1] > 1
+
+
+def _accuracy(run: RunData, theme: Theme) -> Figure:
+    step, mean, std = (np.array([record[name] for record in run.evaluations]) for name in ("step", "accuracy_mean", "accuracy_std"))
+    networks = [np.array(record.get("accuracies", []), dtype=float) for record in run.evaluations]
+    random = (run.random["accuracy_mean"], run.random["accuracy_std"]) if run.random else None
+    return figures.accuracy(step, mean, std, networks, random, theme)
+
+
+def _pairs(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Expert, start epoch and whether it won, one entry for each candidate of each step."""
+    real = steps.expert >= 0
+    won = np.arange(steps.expert.shape[1])[None] == steps.chosen[:, None]
+    return steps.expert[real], steps.epoch[real], won[real]
+
+
+def _sizes(run: RunData) -> tuple[int, int]:
+    """How many experts and start epochs the candidates were drawn from."""
+    config, steps = run.config, run.steps
+    experts = config.selection.pool or config.experts.count
+    return max(experts, int(steps.expert.max()) + 1), max(config.mtt.max_start_epoch, int(steps.epoch.max()) + 1)
+
+
+def _page(run: RunData, drawn: dict[str, Picture]) -> str:
+    loader = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    counts, log = tables.faults(run)
+    return template.get_template("report.html").render(
+        run=run,
+        name=run.path.resolve().name,
+        status=tables.status(run),
+        cards=tables.headline(run),
+        caution=tables.caution(run),
+        gallery=gallery(run.artifact) if run.artifact is not None else None,
+        pictures=drawn,
+        compared=compared(run.steps),
+        time_rows=tables.time_rows(run)[2] if "seconds" in drawn else [],
+        settings=tables.settings(run),
+        environment=tables.environment(run),
+        fault_counts=counts,
+        fault_log=log,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=versions()["raydd"],
+    )
