@@ -1,0 +1,223 @@
+"""First-order gradient of one ConvNet block and its directional derivative, by hand.
+
+A block maps x to p = pool(relu(scale * xhat + shift)), xhat = (u - mean u) * inverse, inverse = (var u + eps)^-1/2, u = conv3x3(x),
+mean and variance over the pixels of one image and channel. Without normalisation p = pool(relu(u + bias)).
+Under instance normalisation the convolution bias drops out of xhat: its gradient is exactly zero and is left alone.
+
+The `_tangent` functions carry every value together with its derivative along a direction in parameter space. The two are stacked,
+so that a pair costs one library call: (value, tangent) on the way up, (tangent, value) on the way down. The product rule of the
+weight gradient, tangent of the output with the input plus output with the tangent of the input, is then one call over the stack.
+
+Maps are contiguous (B, H, W, C), the layout in which convolutions on a CPU are fastest.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d
+
+EPS = 1e-5
+_convolution_backward = torch.ops.aten.convolution_backward.default
+_masked = torch.ops.aten.threshold_backward
+
+
+class Layer(NamedTuple):
+    """Parameters of a block, or a direction or a gradient in them: weight (O, I, 3, 3), bias, scale and shift (O,)."""
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+class Form(NamedTuple):
+    """Padding of the convolution in pixels; whether the block normalises and pools."""
+
+    padding: int
+    norm: bool
+    pool: bool
+
+
+class Saved(NamedTuple):
+    """What the way down needs from the way up: input, activation, and for normalisation xhat and `inverse` (B, 1, 1, O).
+
+    The tangent pass keeps the stacked input, the tangent of xhat, and slope = mean(xhat * tangent of u), (B, 1, 1, O).
+    """
+
+    x: Tensor
+    y: Tensor
+    xhat: Tensor | None = None
+    inverse: Tensor | None = None
+    xhat_tangent: Tensor | None = None
+    slope: Tensor | None = None
+
+
+def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
+    """Output map (B, H', W', O) for the input map (B, H, W, I)."""
+    u = _convolve(form, x, layer.weight)
+    if not form.norm:
+        y = u.add_(layer.bias).relu_()
+        return _pool(form, y), Saved(x, y)
+    xhat, inverse = _normalise(u)
+    y = torch.addcmul(layer.shift, xhat, layer.scale).relu_()
+    return _pool(form, y), Saved(x, y, xhat, inverse)
+
+
+def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to_input: bool = False) -> Tensor | None:
+    """Add the gradient of the parameters to `grad`; return that of the input map when `to_input`."""
+    du = _spread(form, dp[None], saved.y)[0]
+    if form.norm:
+        mean, dot = _mean(du), _mean(du * saved.xhat)
+        _add_norm(grad, saved.y, mean, dot)
+        du.sub_(mean).addcmul_(saved.xhat, dot, value=-1).mul_(layer.scale * saved.inverse)
+    else:
+        grad.bias.add_(du.sum((0, 1, 2)))
+    dx, dweight = _pull(form, du, saved.x, layer.weight, to_input)
+    grad.weight.add_(dweight)
+    return dx
+
+
+def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
+    """Stacked output map (value, tangent) (2, B, H', W', O) for the stacked input map (2, B, H, W, I).
+
+    An input that does not move along the direction, as images do not, is (B, H, W, I).
+    """
+    if _fixed(x):
+        u, moved = _convolve(form, x, layer.weight), _convolve(form, x, along.weight)
+    else:
+        u, moved = _convolve(form, x.flatten(0, 1), layer.weight).unflatten(0, (2, -1))
+        moved += _convolve(form, x[0], along.weight)
+    y = u.new_empty((2, *u.shape))
+    if form.norm:
+        xhat, inverse = _normalise(u)
+        # d xhat = (d u - mean(d u) - xhat * slope) * inverse, and d inverse = -slope * inverse^2
+        slope = _mean(xhat * moved)
+        moved.sub_(_mean(moved)).addcmul_(xhat, slope, value=-1).mul_(inverse)
+        saved = Saved(x, y[0], xhat, inverse, moved, slope)
+        torch.addcmul(layer.shift, xhat, layer.scale, out=y[0])
+        moved = torch.addcmul(along.shift, xhat, along.scale).addcmul_(moved, layer.scale)
+    else:
+        saved = Saved(x, y[0])
+        torch.add(u, layer.bias, out=y[0])
+        moved += along.bias
+    y[0].relu_()
+    masked(moved, y[0], out=y[1])
+    return _pool(form, y.flatten(0, 1)).unflatten(0, (2, -1)), saved
+
+
+def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
+    """Add the tangent of the parameter gradient to `grad`; return the gradient of the input map, stacked (tangent, value).
+
+    dp  stacked (tangent, value) gradient of the output map
+
+    For an input that does not move, only the tangent (B, H, W, I) is returned.
+    """
+    du = _spread(form, dp, saved.y)
+    if form.norm:
+        _norm_backward_tangent(layer, along, saved, du, grad)
+    else:
+        grad.bias.add_(du[0].sum((0, 1, 2)))
+    if _fixed(saved.x):
+        dx, dweight = _pull(form, du[0], saved.x, layer.weight)
+        dx += _pull_input(form, du[1], saved.x, along.weight)
+    else:
+        dx, dweight = _pull(form, du.flatten(0, 1), saved.x.flatten(0, 1), layer.weight)
+        dx = dx.unflatten(0, (2, -1))
+        dx[0] += _pull_input(form, du[1], saved.x[0], along.weight)
+    grad.weight.add_(dweight)
+    return dx
+
+
+def masked(gradient: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+    """`gradient` where the activation y is positive and zero elsewhere; broadcasts."""
+    return _masked(gradient, y, 0) if out is None else _masked.grad_input(gradient, y, 0, grad_input=out)
+
+
+def _norm_backward_tangent(layer: Layer, along: Layer, saved: Saved, du: Tensor, grad: Layer) -> None:
+    """Turn the stacked gradient (tangent, value) at the output of the normalisation into that at its input, in place.
+
+    With h = v - mean(v) - xhat * dot, dot = mean(v * xhat), the gradient is a * h, a = scale * inverse, and its tangent da * h + a * dh.
+    """
+    moved, value = du
+    mean, dot = _mean(value), _mean(value * saved.xhat)
+    mean_moved, dot_moved = _mean(moved), _mean((moved * saved.xhat).addcmul_(value, saved.xhat_tangent))
+    _add_norm(grad, saved.y, mean_moved, dot_moved)
+    value.sub_(mean).addcmul_(saved.xhat, dot, value=-1)
+    moved.sub_(mean_moved).addcmul_(saved.xhat_tangent, dot, value=-1).addcmul_(saved.xhat, dot_moved, value=-1)
+    a = layer.scale * saved.inverse
+    moved.mul_(a).addcmul_(value, along.scale * saved.inverse - a * saved.inverse * saved.slope)
+    value.mul_(a)
+
+
+def _add_norm(grad: Layer, y: Tensor, mean: Tensor, dot: Tensor) -> None:
+    pixels = y.shape[1] * y.shape[2]
+    grad.shift.add_(mean.sum((0, 1, 2)), alpha=pixels)
+    grad.scale.add_(dot.sum((0, 1, 2)), alpha=pixels)
+
+
+def _normalise(u: Tensor) -> tuple[Tensor, Tensor]:
+    """xhat, in place of u, and 1 / sqrt(var + eps)."""
+    u.sub_(_mean(u))
+    inverse = _mean(u * u).add_(EPS).rsqrt_()
+    return u.mul_(inverse), inverse
+
+
+def _fixed(x: Tensor) -> bool:
+    return x.dim() == 4
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean((1, 2), keepdim=True)
+
+
+def _planes(x: Tensor) -> Tensor:
+    """(B, H, W, C) as the (B, C, H, W) view that torch's image functions take."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _convolve(form: Form, x: Tensor, weight: Tensor) -> Tensor:
+    return _rows(conv2d(_planes(x), weight, padding=form.padding))
+
+
+def _pull(form: Form, du: Tensor, x: Tensor, weight: Tensor, to_input: bool = True) -> tuple[Tensor | None, Tensor]:
+    """Gradients of the convolution's input, when wanted, and weight."""
+    dx, dweight, _ = _convolution_backward(
+        _planes(du), _planes(x), weight, None, [1, 1], [form.padding] * 2, [1, 1], False, [0, 0], 1, [to_input, True, False]
+    )
+    return (_rows(dx) if to_input else None), dweight
+
+
+def _pull_input(form: Form, du: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the convolution's input; x gives only the shape."""
+    dx, _, _ = _convolution_backward(
+        _planes(du), _planes(x), weight, None, [1, 1], [form.padding] * 2, [1, 1], False, [0, 0], 1, [True, False, False]
+    )
+    return _rows(dx)
+
+
+def _pool(form: Form, y: Tensor) -> Tensor:
+    return _rows(avg_pool2d(_planes(y), 2)) if form.pool else y
+
+
+def _spread(form: Form, dp: Tensor, y: Tensor) -> Tensor:
+    """Gradients (n, B, H, W, O) at the input of the ReLU for stacked gradients (n, B, H', W', O) of the output map.
+
+    Pooling drops the last row and column of a map of odd side; they get zero.
+    """
+    if not form.pool:
+        return masked(dp, y)
+    height, width = dp.shape[2:4]
+    exact = y.shape[1:3] == (2 * height, 2 * width)
+    du = (dp.new_empty if exact else dp.new_zeros)((len(dp), *y.shape))
+    masked((dp * 0.25)[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2, -1), _windows(y, height, width), _windows(du, height, width))
+    return du
+
+
+def _windows(x: Tensor, height: int, width: int) -> Tensor:
+    """(..., H, W, O) as a view (..., height, 2, width, 2, O) of its pooling windows."""
+    return x[..., : 2 * height, : 2 * width, :].unflatten(-3, (height, 2)).unflatten(-2, (width, 2))

@@ -1,0 +1,172 @@
+"""The first ConvNet block with its instance normalisation folded into the convolution.
+
+Few channels go in, so an output pixel is a product with K = 9 C patch values, and the statistics of the output follow from the patches
+alone: with P the patches of one image (K, pixels) less their mean over the pixels and S = P P' / pixels,
+var u_o = w_o' S w_o. The normalised output is therefore one product with weights of that image,
+
+    v = A P + shift,    A_o = a_o w_o,    a_o = scale_o * inverse_o,    inverse_o = (w_o' S w_o + eps)^-1/2.
+
+Everything of the size of the output map is then a matrix product, a ReLU mask or a pool; the rest has K or K x K entries per image.
+With G = dv P', t_o = <G_o, w_o>, H_o = S w_o and c_o = scale_o inverse_o^3 t_o the way down is
+
+    d w_o = sum over images of a_o G_o - c_o H_o,    d scale_o = sum inverse_o t_o,    d P = A' dv - (1 / pixels) (sum_o c_o w_o w_o') P.
+
+A dash in names below stands for the derivative along a direction in (weight, scale, shift); S and P do not move.
+Pixels are ordered by their place in the 2 x 2 pooling window first, so that pooling adds four contiguous quarters.
+A last row of ones in P carries the shift.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import fold, unfold
+
+from raydd.models.convnet_block import EPS, Form, Layer, masked
+
+
+class Saved(NamedTuple):
+    """Patches (B, K + 1, pixels), their S (B, K, K), the activation (B, pixels, O), a buffer like it, `inverse` (B, O), h = S w (B, O, K).
+
+    In the tangent pass also A and its tangent (B, O, K) and the tangents of `inverse` and a (B, O).
+    """
+
+    patches: Tensor
+    second: Tensor
+    y: Tensor
+    spare: Tensor
+    inverse: Tensor
+    h: Tensor
+    weights: Tensor | None = None
+    weights_moved: Tensor | None = None
+    inverse_moved: Tensor | None = None
+    a_moved: Tensor | None = None
+
+
+def folds(form: Form, shape: tuple[int, int, int], width: int) -> bool:
+    """Whether the fold applies (normalised, pooled from even sides) and saves work (fewer patch values than channels)."""
+    channels, height, width_ = shape
+    return form.norm and form.pool and height % 2 == 0 and width_ % 2 == 0 and 9 * channels < width
+
+
+def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
+    """Output map (B, H / 2, W / 2, O) for images (B, H, W, C)."""
+    saved, weights = _prepare(form, layer, x)
+    torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y)
+    return _pool(saved.y.relu_(), x, form), saved
+
+
+def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer) -> None:
+    """Add the gradient of the parameters to `grad`."""
+    g, shift = _to_patches(_spread(dp, saved.y, saved.spare), saved.patches)
+    weight = layer.weight.flatten(1)
+    t = (g * weight).sum(2)
+    c = layer.scale * saved.inverse**3 * t
+    grad.shift.add_(shift.sum(0))
+    grad.scale.add_((saved.inverse * t).sum(0))
+    grad.weight.add_(_combine((layer.scale * saved.inverse, g), (-c, saved.h)).view_as(grad.weight))
+
+
+def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
+    """Stacked output map (value, tangent) (2, B, H / 2, W / 2, O) for images (B, H, W, C)."""
+    saved, weights = _prepare(form, layer, x)
+    inverse_moved = -(saved.inverse**3) * (saved.h * along.weight.flatten(1)).sum(2)
+    a_moved = along.scale * saved.inverse + layer.scale * inverse_moved
+    moved = a_moved[:, :, None] * layer.weight.flatten(1) + (layer.scale * saved.inverse)[:, :, None] * along.weight.flatten(1)
+    torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y).relu_()
+    torch.bmm(saved.patches.mT, _with_shift(moved, along.shift), out=saved.spare)
+    masked(saved.spare, saved.y, out=saved.spare)
+    p = torch.stack([_pool(saved.y, x, form), _pool(saved.spare, x, form)])
+    return p, saved._replace(weights=weights, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
+
+
+def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
+    """Add the tangent of the parameter gradient to `grad`; return the tangent of the gradient of the images (B, H, W, C).
+
+    dp  stacked (tangent, value) gradient of the output map
+    """
+    scale, inverse, weight, weight_along = layer.scale, saved.inverse, layer.weight.flatten(1), along.weight.flatten(1)
+    value = _spread(dp[1], saved.y, saved.spare)
+    g, _ = _to_patches(value, saved.patches)
+    images = torch.bmm(saved.weights_moved.mT, value.mT)
+    moved = _spread(dp[0], saved.y, saved.spare)
+    g_moved, shift = _to_patches(moved, saved.patches)
+    images.baddbmm_(saved.weights.mT, moved.mT)
+    t, t_moved = (g * weight).sum(2), (g_moved * weight).sum(2) + (g * weight_along).sum(2)
+    c = scale * inverse**3 * t
+    c_moved = along.scale * inverse**3 * t + 3 * scale * inverse**2 * saved.inverse_moved * t + scale * inverse**3 * t_moved
+    grad.shift.add_(shift.sum(0))
+    grad.scale.add_((saved.inverse_moved * t + inverse * t_moved).sum(0))
+    h_moved = weight_along @ saved.second
+    terms = ((saved.a_moved, g), (scale * inverse, g_moved), (-c_moved, saved.h), (-c, h_moved))
+    grad.weight.add_(_combine(*terms).view_as(grad.weight))
+    # tangent of sum_o c_o w_o w_o'
+    outer = (c_moved[:, :, None] * weight + c[:, :, None] * weight_along).mT @ weight + (c[:, :, None] * weight).mT @ weight_along
+    images.baddbmm_(outer, saved.patches[:, :-1], alpha=-1 / images.shape[2])
+    return _fold(images, form, dp)
+
+
+def _prepare(form: Form, layer: Layer, x: Tensor) -> tuple[Saved, Tensor]:
+    """Patches, their second moments, buffers of the output's size, and A."""
+    weight = layer.weight.flatten(1)
+    patches = _patches(x, form)
+    centred = patches[:, :-1]
+    second = (centred @ centred.mT) / patches.shape[2]
+    h = weight @ second
+    inverse = (h * weight).sum(2).add_(EPS).rsqrt_()
+    y = x.new_empty(len(x), patches.shape[2], len(weight))
+    return Saved(patches, second, y, torch.empty_like(y), inverse, h), (layer.scale * inverse)[:, :, None] * weight
+
+
+def _patches(x: Tensor, form: Form) -> Tensor:
+    """Centred patches and a row of ones, (B, K + 1, pixels), pixels ordered (row in window, column in window, window)."""
+    columns = unfold(x.permute(0, 3, 1, 2), 3, padding=form.padding)
+    columns -= columns.mean(2, keepdim=True)
+    patches = columns.new_empty(len(x), columns.shape[1] + 1, columns.shape[2])
+    height, width = _windows(x, form)
+    windows = columns.view(*columns.shape[:2], height, 2, width, 2).permute(0, 1, 3, 5, 2, 4)
+    patches[:, :-1].view(windows.shape).copy_(windows)
+    patches[:, -1] = 1
+    return patches
+
+
+def _fold(patches: Tensor, form: Form, dp: Tensor) -> Tensor:
+    """Adjoint of `_patches` without its last row: gradient of the images (B, H, W, C)."""
+    patches = patches - patches.mean(2, keepdim=True)
+    height, width = dp.shape[2:4]
+    columns = patches.view(*patches.shape[:2], 2, 2, height, width).permute(0, 1, 4, 2, 5, 3).flatten(2)
+    side = (2 * height + 2 - 2 * form.padding, 2 * width + 2 - 2 * form.padding)
+    return fold(columns, side, 3, padding=form.padding).permute(0, 2, 3, 1)
+
+
+def _windows(x: Tensor, form: Form) -> tuple[int, int]:
+    """Pooling windows down and across."""
+    return (x.shape[1] + 2 * form.padding - 2) // 2, (x.shape[2] + 2 * form.padding - 2) // 2
+
+
+def _pool(y: Tensor, x: Tensor, form: Form) -> Tensor:
+    quarters = y.view(len(y), 4, *_windows(x, form), y.shape[2])
+    return quarters.sum(1).mul_(0.25)
+
+
+def _spread(dp: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """Gradient (B, pixels, O) at the normalised output for that of the pooled one, written to `out`."""
+    quarters = (dp * 0.25).flatten(1, 2)[:, None].expand(-1, 4, -1, -1)
+    masked(quarters, y.view(quarters.shape), out=out.view(quarters.shape))
+    return out
+
+
+def _with_shift(weights: Tensor, shift: Tensor) -> Tensor:
+    """(B, K + 1, O): the weights of each image and the shift, which the row of ones multiplies."""
+    return torch.cat([weights.mT, shift.expand(len(weights), 1, -1)], dim=1)
+
+
+def _to_patches(dv: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """G (B, O, K) and the sum of dv over the pixels (B, O)."""
+    product = torch.bmm(patches, dv)
+    return product[:, :-1].mT, product[:, -1]
+
+
+def _combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
+    """Sum over terms and images of a (B, O) times m (B, O, K): (O, K)."""
+    return sum(torch.einsum("bo,bok->ok", a, m) for a, m in terms)

@@ -1,0 +1,111 @@
+"""The hand-written derivatives against automatic differentiation in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from raydd.config import ModelConfig
+from raydd.metagrad import autograd_derivatives
+from raydd.models import build
+from raydd.models import convnet_derivatives as by_hand
+
+CLASSES, BATCH = 4, 5
+WHOLE, ONE_BY_ONE = 1 << 40, 1
+
+
+def case(config: ModelConfig, shape: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """theta, images, labels and a direction; norms away from 1 and 0, images away from zero mean."""
+    generator = torch.Generator().manual_seed(3)
+    network = build(config, shape, CLASSES)
+    theta = network.init(generator) + 0.1 * torch.randn(network.size, generator=generator)
+    images = 2 * torch.randn(BATCH, *shape, generator=generator) + 0.3
+    labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
+    return theta.to(dtype), images.to(dtype), labels, torch.randn(network.size, generator=generator).to(dtype)
+
+
+def both(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[list[Tensor], list[Tensor]]:
+    """(gradient, slope, curvature product, image derivative) by automatic differentiation and by hand."""
+    theta, images, labels, direction = case(config, shape)
+    plain, spec = autograd_derivatives(build(config, shape, CLASSES)), by_hand.spec(config, shape, CLASSES)
+    expected = [plain.gradient(theta, images, labels), *plain.pullback(theta, images, labels, direction)]
+    return expected, [by_hand.gradient(spec, theta, images, labels)[1], *by_hand.adjoint_step(spec, theta, images, labels, direction)]
+
+
+def assert_equal(config: ModelConfig, shape: tuple[int, int, int]) -> None:
+    for expected, actual in zip(*both(config, shape), strict=True):
+        assert actual.shape == expected.shape
+        assert (actual - expected).abs().max() <= 1e-10 * expected.abs().max()
+
+
+@pytest.mark.parametrize("chunk_bytes", [WHOLE, ONE_BY_ONE])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_equals_double_backward(monkeypatch, depth: int, channels: int, chunk_bytes: int) -> None:
+    monkeypatch.setitem(by_hand.CHUNK_BYTES, "cpu", chunk_bytes)
+    assert_equal(ModelConfig(width=8, depth=depth), (channels, 16, 16))
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 16), (3, 32)])
+def test_equals_double_backward_with_the_first_block_folded(channels: int, width: int) -> None:
+    config = ModelConfig(width=width, depth=2)
+    assert by_hand.convnet_first_block.folds(by_hand.spec(config, (channels, 8, 8), CLASSES).forms()[0], (channels, 8, 8), width)
+    assert_equal(config, (channels, 8, 8))
+
+
+@pytest.mark.parametrize("side", [7, 9, 10, 14])
+@pytest.mark.parametrize("width", [8, 32])
+def test_equals_double_backward_at_odd_sides(side: int, width: int) -> None:
+    assert_equal(ModelConfig(width=width, depth=2), (3, side, side))
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+@pytest.mark.parametrize("pooling", ["avg", "none"])
+def test_equals_double_backward_without_norm_or_pooling(norm: str, pooling: str) -> None:
+    assert_equal(ModelConfig(width=8, depth=2, norm=norm, pooling=pooling), (3, 8, 8))
+
+
+def test_loss_is_the_mean_cross_entropy() -> None:
+    config, shape = ModelConfig(width=8, depth=2), (3, 8, 8)
+    theta, images, labels, _ = case(config, shape)
+    loss, _ = by_hand.gradient(by_hand.spec(config, shape, CLASSES), theta, images, labels)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(build(config, shape, CLASSES)(theta, images), labels))
+
+
+def test_float32_is_as_near_to_float64_as_automatic_differentiation() -> None:
+    config, shape = ModelConfig(width=32, depth=3), (3, 16, 16)
+    exact = both(config, shape)[0]
+    theta, images, labels, direction = case(config, shape, torch.float32)
+    actual = by_hand.adjoint_step(by_hand.spec(config, shape, CLASSES), theta, images, labels, direction)
+    plain = autograd_derivatives(build(config, shape, CLASSES)).pullback(theta, images, labels, direction)
+    for mine, theirs, value in zip(actual, plain, exact[1:], strict=True):
+        error, usual = ((part - value).norm() / value.norm() for part in (mine, theirs))
+        assert mine.dtype == torch.float32
+        assert error <= 5 * usual + 1e-6
+
+
+def test_same_inputs_give_the_same_bits_and_leave_them_alone(monkeypatch) -> None:
+    config, shape = ModelConfig(width=32, depth=2), (3, 8, 8)
+    spec, inputs = by_hand.spec(config, shape, CLASSES), case(config, shape, torch.float32)
+    copies = [tensor.clone() for tensor in inputs]
+    monkeypatch.setitem(by_hand.CHUNK_BYTES, "cpu", 2 * 4 * 32 * 64)
+    assert by_hand.chunk_size(spec, inputs[1]) == 2
+    first, again = (by_hand.adjoint_step(spec, *inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(inputs, copies, strict=True))
+
+
+def test_the_bias_before_a_normalisation_has_no_derivative() -> None:
+    config, shape = ModelConfig(width=8, depth=1), (3, 8, 8)
+    theta, images, labels, direction = case(config, shape)
+    spec = by_hand.spec(config, shape, CLASSES)
+    bias = slice(8 * 27, 8 * 27 + 8)
+    assert not by_hand.gradient(spec, theta, images, labels)[1][bias].any()
+    assert not by_hand.adjoint_step(spec, theta, images, labels, direction)[1][bias].any()
+
+
+@pytest.mark.parametrize("changed", [{"norm": "batch"}, {"activation": "swish"}, {"pooling": "max"}, {"name": "resnet18"}])
+def test_other_networks_are_refused(changed: dict[str, str]) -> None:
+    config = ModelConfig(**changed)
+    assert not by_hand.supports(config)
+    with pytest.raises(ValueError, match="hand-written"):
+        by_hand.spec(config, (3, 8, 8), CLASSES)
