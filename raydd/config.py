@@ -363,3 +363,17 @@ def _describe(hint: Any) -> str:
 def fingerprint(values: Any) -> str:
     """Sha-256 of any JSON-ready value, independent of key order; names stores, caches and runs by their content."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def override(config: Config, settings: dict[str, Any]) -> Config:
+    """A copy with dotted settings changed, for example {"mtt.syn_steps": 10}. Raises `ConfigError` for unknown names and wrong types."""
+    values = to_dict(config)
+    for name, value in settings.items():
+        *path, last = name.split(".")
+        place = values
+        for part in path:
+            place = place.get(part, {})
+        if last not in place:
+            raise ConfigError([f"{name} is not a setting."])
+        place[last] = value
+    return from_dict(Config, values)

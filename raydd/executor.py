@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+import torch
+
 from raydd.methods.base import Method
 from raydd.types import Candidate, Score, SyntheticSet, Update
 
@@ -32,7 +34,7 @@ class InlineExecutor:
 
     transfer_seconds = 0.0
 
-    def __init__(self, method: Method, device: str = "cpu"):
+    def __init__(self, method: Method, device: torch.device | str = "cpu"):
         self._method, self._device = method, device
 
     def score(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Score]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydd.augment import dsa
+from raydd.models import FlatModel, convnet_derivatives
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,6 +63,17 @@ def autograd_derivatives(network: Network) -> Derivatives:
         return torch.dot(grad.detach(), direction), towards_theta, towards_images
 
     return Derivatives(gradient, pullback)
+
+
+def derivatives_of(model: FlatModel) -> Derivatives:
+    """The fastest exact derivatives of a network: written by hand where there are such, else by automatic differentiation."""
+    if not convnet_derivatives.supports(model.config):
+        return autograd_derivatives(model)
+    spec = convnet_derivatives.spec(model.config, model.shape, model.classes)
+    return Derivatives(
+        gradient=lambda theta, images, labels: convnet_derivatives.gradient(spec, theta, images, labels)[1],
+        pullback=lambda *place: convnet_derivatives.adjoint_step(spec, *place),
+    )
 
 
 def walk(

@@ -51,7 +51,7 @@ class MTT:
 
     def __init__(self, config: Config, resources: Resources):
         self._settings, self._resources = config.mtt, resources
-        self._derivatives = metagrad.autograd_derivatives(resources.model)
+        self._derivatives = metagrad.derivatives_of(resources.model)
         self._kept: dict[Candidate, list[Tensor]] = {}
         self._kept_for: tuple[SyntheticSet, MTTDraws] | None = None
 

@@ -1,0 +1,244 @@
+"""The command line: parses, builds, prints the resolved settings. Every command is one function of `raydd.launch` or its neighbours."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from raydd.config import Config, Execution, to_dict
+from raydd.errors import ConfigError, RayddError
+
+USAGE = """raydd: dataset distillation in parallel on Ray
+
+  raydd recipes                            the published settings that raydd ships
+  raydd plan RECIPE [settings]             predicted memory and seconds per step
+  raydd experts RECIPE [settings]          train the expert trajectories
+  raydd distill RECIPE [settings]          distil; trains missing experts first
+  raydd distill --resume RUN [settings]    carry on with an interrupted run
+  raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
+  raydd report RUN                         write report.html and the figures
+  raydd export RUN --to FORMAT OUT         png, parquet or mtt
+
+`raydd COMMAND RECIPE --help` lists every setting with the recipe's values. Errors exit with code 2.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a run."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Train fresh networks on a result, and on random real images of the same number."""
+
+    path: tyro.conf.Positional[str]
+    """A run folder, or its synthetic.safetensors."""
+    nets: int | None = None
+    """Networks. Default: the run's own setting, as for everything below."""
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 1
+    """CPU threads."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write report.html and the figures of a run."""
+
+    run: tyro.conf.Positional[str]
+    """The run folder."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a result in another form."""
+
+    run: tyro.conf.Positional[str]
+    """A run folder, or its synthetic.safetensors."""
+    out: tyro.conf.Positional[str]
+    """The folder to write."""
+    to: str
+    """png: pictures by class. parquet: as on the Hugging Face hub. mtt: tensor files of the MTT programs."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 refused or failed with a reason, 130 stopped by Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in _COMMANDS:
+        return _refuse(ConfigError([f"{command!r} is not a command; known: {', '.join(_COMMANDS)}. See raydd --help."]))
+    try:
+        return _COMMANDS[command](rest)
+    except RayddError as error:
+        return _refuse(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _refuse(error: RayddError) -> int:
+    for line in str(error).splitlines():
+        print(f"raydd: {line}", file=sys.stderr)
+    return 2
+
+
+def _recipes(arguments: list[str]) -> int:
+    from raydd.recipes import load_recipe, recipe_names
+
+    table = Table("recipe", "title", "expected accuracy", "source", box=None, header_style="bold")
+    for recipe in map(load_recipe, recipe_names()):
+        table.add_row(recipe.name, recipe.title, recipe.expected, recipe.source)
+    Console().print(table)
+    return 0
+
+
+def _settings(command: str, arguments: list[str], run: str | None = None) -> Settings:
+    """Defaults from the recipe (or the run to resume), overridden by flags."""
+    from raydd.recipes import load_recipe
+    from raydd.runfolder import RunFolder
+
+    if run is not None:
+        default, prog = Settings(*RunFolder.view(run).settings()), f"raydd {command} --resume {run}"
+    elif not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise ConfigError([f"raydd {command} needs a recipe first, for example: raydd {command} digits-mtt-ipc1. See raydd recipes."])
+    elif arguments[0] in ("-h", "--help"):
+        default, prog = Settings(), f"raydd {command} RECIPE"
+    else:
+        default, prog = Settings(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
+        arguments = arguments[1:]
+    return tyro.cli(Settings, prog=prog, args=arguments, default=default, use_underscores=True)
+
+
+def _plan(arguments: list[str]) -> int:
+    from raydd.launch import predict
+    from raydd.plan import plan_table, refuse_what_cannot_fit
+
+    settings = _settings("plan", arguments)
+    plan = predict(settings.config, settings.execution)
+    Console().print(plan_table(settings.config, plan))
+    refuse_what_cannot_fit(settings.config, plan)
+    return 0
+
+
+def _experts(arguments: list[str]) -> int:
+    from raydd.launch import train_experts
+    from raydd.progress import Progress
+
+    settings = _settings("experts", arguments)
+    with Progress() as progress:
+        folder = train_experts(settings.config, settings.execution, progress)
+    print(f"experts: {folder}")
+    return 0
+
+
+def _distill(arguments: list[str]) -> int:
+    from raydd.launch import distill, resume
+    from raydd.progress import Progress
+
+    run, arguments = _take_resume(arguments)
+    settings = _settings("distill", arguments, run)
+    _show(settings, run)
+    with Progress() as progress:
+        if run is None:
+            result = distill(settings.config, settings.execution, progress)
+        else:
+            result = resume(run, settings.config, settings.execution, progress)
+    if not result["complete"]:
+        print(f"stopped after step {result['steps']}; carry on with: raydd distill --resume {result['run']}", file=sys.stderr)
+    _print_evaluation(result["evaluation"])
+    print(f"report: {result['run']}/report.html")
+    print(f"images sha256: {result['images_sha256']}")
+    return 0 if result["complete"] else 130
+
+
+def _take_resume(arguments: list[str]) -> tuple[str | None, list[str]]:
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--resume="):
+            return argument.removeprefix("--resume="), arguments[:index] + arguments[index + 1 :]
+        if argument == "--resume":
+            if index + 1 == len(arguments):
+                raise ConfigError(["--resume needs the run folder: raydd distill --resume RUN."])
+            return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+    return None, arguments
+
+
+def _show(settings: Settings, run: str | None) -> None:
+    """The resolved settings that differ from raydd's defaults, on stderr."""
+    from raydd.checkpoint import flatten
+
+    own, default = (flatten(to_dict(c)) for c in (settings.config, Config()))
+    changed = {name: value for name, value in own.items() if value != default[name] and name != "recipe"}
+    start = f"resuming {run}" if run else settings.config.recipe
+    text = " ".join(f"{name}={value}" for name, value in changed.items())
+    print(f"raydd: {start}: {text}", file=sys.stderr)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from raydd.launch import evaluate
+
+    options = tyro.cli(EvaluateOptions, prog="raydd evaluate", args=arguments, use_underscores=True)
+    given = {name: getattr(options, name) for name in ("nets", "epochs", "lr", "batch_size") if getattr(options, name) is not None}
+    comparison = evaluate(options.path, Execution(device=options.device, threads=options.threads), **given)
+    if options.json:
+        print(json.dumps(comparison.summary()))
+    else:
+        _print_evaluation(comparison.summary())
+        best = comparison.summary()["best_accuracy_mean"]
+        print(f"best test accuracy during training (chosen on the test split): {best:.2%}")
+    return 0
+
+
+def _print_evaluation(summary: dict[str, float] | None) -> None:
+    if summary is None:
+        return
+    table = Table("trained on", "test accuracy", f"std over {summary['nets']} nets", box=None, header_style="bold")
+    for name, prefix in (("synthetic images", ""), ("random real images, same number", "random_")):
+        table.add_row(name, f"{summary[prefix + 'accuracy_mean']:.2%}", f"{summary[prefix + 'accuracy_std']:.2%}")
+    Console().print(table)
+
+
+def _report(arguments: list[str]) -> int:
+    from raydd.report import write_report
+
+    print(write_report(tyro.cli(ReportOptions, prog="raydd report", args=arguments).run))
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    from raydd.export import export
+
+    options = tyro.cli(ExportOptions, prog="raydd export", args=arguments)
+    print(export(options.run, options.to, options.out))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "recipes": _recipes,
+    "plan": _plan,
+    "experts": _experts,
+    "distill": _distill,
+    "evaluate": _evaluate,
+    "report": _report,
+    "export": _export,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Starting and resuming runs, training experts and evaluating sets: what both the command line and a notebook call.
+
+Ray is imported only when workers are asked for.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raydd import artifact, plan
+from raydd.artifact import Artifact
+from raydd.config import Config, Execution, check, from_dict
+from raydd.data import source_info
+from raydd.devices import resolve
+from raydd.errors import ConfigError
+from raydd.models import build
+from raydd.run import Report, build_experts, identity, run
+from raydd.runfolder import RunFolder
+from raydd.services import InlineServices, Services
+from raydd.setup import Evaluator, final_jobs, prepare
+
+
+def silent(progress: dict[str, Any]) -> None:
+    """A progress receiver that shows nothing."""
+
+
+def distill(config: Config, execution: Execution | None = None, report: Report = silent) -> dict[str, Any]:
+    """Start a run and see it through; returns the content of its result.json with `run`, the folder.
+
+    Everything that can be refused is refused before the folder is made. Raises `RayddError`s.
+    """
+    execution = execution or Execution()
+    path = execution.run or f"runs/{config.recipe or config.method}-{config.seed}"
+    execution = replace(execution, run=str(Path(path).resolve()))
+    setup = prepare(config, execution)
+    plan.refuse_what_cannot_fit(config, plan.predict(config, execution, setup.model, timed=False))
+    RunFolder.create(execution.run, config, execution).close()
+    return _see_through(config, execution, report)
+
+
+def resume(
+    run_path: str | Path, config: Config | None = None, execution: Execution | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """Carry on with a run from its last good checkpoint; `config` may differ from the run's in steps and evaluation only.
+
+    Raises `ConfigError` for other differences and `CheckpointError` when no checkpoint is usable.
+    """
+    folder = RunFolder.view(run_path)
+    own_config, own_execution = folder.settings()
+    config, execution = config or own_config, execution or own_execution
+    if identity(config) != identity(own_config):
+        raise ConfigError([f"--resume {run_path} keeps the run's settings; only --steps, --evaluation.* and where it runs may change."])
+    return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
+
+
+def _see_through(config: Config, execution: Execution, report: Report) -> dict[str, Any]:
+    if plan.worker_count(config, execution) == 0:
+        result = run_inline(config, execution, report)
+    else:
+        from raydd.actors import run_on_ray
+
+        result = run_on_ray(config, execution, report)
+    return {**result, "run": execution.run}
+
+
+def run_inline(config: Config, execution: Execution, report: Report = silent) -> dict[str, Any]:
+    """The run in this process, stopping cleanly at the next step on Ctrl-C or SIGTERM."""
+    with RunFolder.open(execution.run) as folder, stop_on_signals() as should_stop:
+        return run(folder, config, execution, InlineServices(resolve(execution.device)), should_stop, report)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C or SIGTERM into a request to stop at the next step; a second one interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_experts(config: Config, execution: Execution | None = None, report: Report = silent) -> str:
+    """Train every missing expert of a configuration; returns the folder of its store."""
+    execution = execution or Execution()
+    with services_for(config, execution) as services:
+        return build_experts(prepare(config, execution), services, report).folder.location
+
+
+@contextlib.contextmanager
+def services_for(config: Config, execution: Execution) -> Iterator[Services]:
+    """Inline services for `workers` 0, else a Ray cluster for the duration."""
+    if plan.worker_count(config, execution) == 0:
+        yield InlineServices(resolve(execution.device))
+        return
+    from raydd.actors import ray_services
+
+    with ray_services(config, execution) as services:
+        yield services
+
+
+def predict(config: Config, execution: Execution | None = None) -> plan.Plan:
+    """Predicted memory and seconds per step; named data sets need not be on disk."""
+    check(config)
+    info = source_info(config.data)
+    if info is None:
+        setup = prepare(config, execution or Execution())
+        return plan.predict(config, execution or Execution(), setup.model)
+    return plan.predict(config, execution or Execution(), build(config.model, info.shape, info.classes))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A synthetic set beside random real images of the same number: records of `evaluations.jsonl`."""
+
+    synthetic: dict[str, Any]
+    random: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracies as fractions, as `raydd evaluate --json` prints them."""
+        return {
+            "accuracy_mean": self.synthetic["accuracy_mean"],
+            "accuracy_std": self.synthetic["accuracy_std"],
+            "best_accuracy_mean": self.synthetic["best_mean"],
+            "nets": self.synthetic["nets"],
+            "random_accuracy_mean": self.random["accuracy_mean"],
+            "random_accuracy_std": self.random["accuracy_std"],
+        }
+
+
+def result_file(path: str | Path) -> Artifact:
+    """The result of a run folder, or a result file itself. Raises `CheckpointError` or `ConfigError`."""
+    path = Path(path)
+    if path.is_dir():
+        path = RunFolder.view(path).synthetic
+    if not path.exists():
+        raise ConfigError([f"{path} does not exist. Name a run folder that has finished, or a synthetic.safetensors file."])
+    return artifact.read(path)
+
+
+def evaluate(path: str | Path, execution: Execution | None = None, **settings: Any) -> Comparison:
+    """Train fresh networks on a finished set, and on random real images of the same number, and test them.
+
+    `settings` override fields of `EvaluationConfig`, for example nets=5. Images of the test split are transformed by the result
+    file's own transform. Raises `ConfigError` when the data at hand are not those of the file.
+    """
+    found = result_file(path)
+    config = from_dict(Config, found.config)
+    config = replace(config, evaluation=replace(config.evaluation, **settings))
+    setup = prepare(config, execution or Execution())
+    if setup.dataset.fingerprint != found.fingerprint:
+        raise ConfigError(
+            [f"--data={config.data.source}: these are not the images that {path} was distilled from. Point --data at the same ones."]
+        )
+    evaluator, synthetic = Evaluator(setup), found.synthetic
+    jobs = final_jobs(setup, synthetic, found.step)
+    return Comparison(*(evaluator(job) for job in jobs))

@@ -1,0 +1,177 @@
+"""From settings to the things a process computes with: data, transform, network, experts, method.
+
+The factories are small and picklable: a worker on any node builds its own copy from them, memory-mapped where it can be.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydd import data, devices
+from raydd.config import Config, Execution, check, expert_epochs
+from raydd.coreset import random_rows
+from raydd.data import Dataset, Progress, Resident, Transform
+from raydd.errors import ConfigError
+from raydd.evaluate import evaluate
+from raydd.experts.build import open_store, store_root
+from raydd.experts.snapshots import Snapshots
+from raydd.experts.store import Store
+from raydd.methods import method
+from raydd.methods.base import Method, Resources
+from raydd.models import FlatModel, build
+from raydd.rng import stream
+from raydd.types import SyntheticSet
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the driver of a run holds."""
+
+    config: Config
+    execution: Execution
+    dataset: Dataset
+    transform: Transform
+    model: FlatModel
+    device: torch.device
+
+
+def prepare(config: Config, execution: Execution, progress: Progress | None = None) -> Setup:
+    """Check the settings, load the data and build the network.
+
+    Raises `ConfigError`, `DataError` or `ResourceError` before anything costly starts.
+    """
+    check(config)
+    method(config.method)
+    device = devices.resolve(execution.device)
+    devices.prepare(execution.threads, execution.deterministic, config.tf32)
+    dataset = data.load(config.data, progress)
+    if config.init == "real":
+        data.require_per_class(dataset, config.ipc)
+    model = build(config.model, dataset.shape, len(dataset.classes))
+    return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)
+
+
+def initial_set(setup: Setup) -> SyntheticSet:
+    """The synthetic set before the first step: `ipc` different random training images of each class, or N(0, 1) noise.
+
+    Both in training space, class-major (specs/mtt_pdd.md section 2.1).
+    """
+    config, classes = setup.config, len(setup.dataset.classes)
+    labels = torch.arange(classes).repeat_interleave(config.ipc)
+    if config.init == "noise":
+        images = torch.randn(len(labels), *setup.model.shape, generator=stream(config.seed, 0, "init-noise"))
+    else:
+        images = real_images(setup, "init-images")
+    step_size = torch.tensor(method(config.method).step_size(config), dtype=torch.float32)
+    return SyntheticSet(images, labels, step_size, torch.ones_like(labels))
+
+
+def real_images(setup: Setup, purpose: str) -> Tensor:
+    """`ipc` different random training images of each class in training space, (N, C, H, W) on the CPU, class-major."""
+    train, classes = setup.dataset.train, len(setup.dataset.classes)
+    rows = random_rows(torch.tensor(train.labels), classes, setup.config.ipc, setup.config.seed, purpose)
+    pixels = torch.tensor(train.images[rows.numpy()])
+    return setup.transform.forward(pixels.to(setup.device)).cpu()
+
+
+def expert_store(setup: Setup, verify: bool = True) -> Store:
+    """The store of this configuration's experts. Raises `StoreError` for damaged files."""
+    return open_store(setup.config, store_root(setup.execution), setup.dataset, verify)
+
+
+@dataclass(frozen=True)
+class MethodFactory:
+    """Builds the method of a run in whichever process calls it."""
+
+    config: Config
+    execution: Execution
+    shape: tuple[int, int, int]
+    classes: int
+    store_root: str
+    store_recipe: dict[str, Any]
+
+    @classmethod
+    def of(cls, setup: Setup, store: Store) -> "MethodFactory":
+        """The factory of a prepared run."""
+        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, store.root, store.recipe)
+
+    def __call__(self) -> Method:
+        devices.prepare(self.execution.threads, self.execution.deterministic, self.config.tf32)
+        device = devices.resolve(self.execution.device)
+        model = build(self.config.model, self.shape, self.classes)
+        store = Store.open(self.store_root, self.store_recipe, verify=False)
+        return method(self.config.method).build(self.config, Resources(model, Snapshots(store, device), device))
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """A set of images (N, C, H, W) in training space to train networks on, at learning rate `lr`; `kind` synthetic or random."""
+
+    step: int
+    kind: str
+    images: Tensor
+    labels: Tensor
+    lr: float
+
+
+@dataclass(frozen=True)
+class EvaluatorFactory:
+    """Builds a function that turns an `EvaluationJob` into a record of `evaluations.jsonl`."""
+
+    config: Config
+    execution: Execution
+
+    def __call__(self) -> "Evaluator":
+        return Evaluator(prepare(self.config, self.execution))
+
+
+class Evaluator:
+    """Trains fresh networks on a set and tests them on the real test split, which it holds resident."""
+
+    def __init__(self, setup: Setup):
+        self._setup = setup
+        self._test = Resident.load(setup.dataset.test, setup.transform, setup.device)
+
+    def __call__(self, job: EvaluationJob) -> dict[str, Any]:
+        setup = self._setup
+        result = evaluate(setup.config, setup.model, job.images, job.labels, job.lr, self._test, setup.device)
+        return {
+            "step": job.step,
+            "kind": job.kind,
+            "accuracy_mean": result.mean,
+            "accuracy_std": result.std,
+            "best_mean": sum(result.best) / len(result.best),
+            "accuracies": list(result.accuracies),
+            "nets": len(result.accuracies),
+            "epochs": result.epochs,
+            "lr": result.lr,
+            "seconds": result.seconds,
+        }
+
+
+def final_jobs(setup: Setup, synthetic: SyntheticSet, step: int) -> list[EvaluationJob]:
+    """The two evaluations that end a run: the synthetic set, and random real images of the same number.
+
+    Real images have no learned rate; they get that of the experts, which were trained on real images too.
+    """
+    config = setup.config
+    real = real_images(setup, "random-baseline")
+    return [
+        EvaluationJob(step, "synthetic", synthetic.images, synthetic.labels, evaluation_rate(config, synthetic)),
+        EvaluationJob(step, "random", real, synthetic.labels, config.evaluation.lr or config.experts.lr),
+    ]
+
+
+def evaluation_rate(config: Config, synthetic: SyntheticSet) -> float:
+    """The rate at which networks are trained on the synthetic set: `evaluation.lr`, else its learned step size."""
+    return config.evaluation.lr or synthetic.step_size.item()
+
+
+def needed_snapshots(config: Config) -> tuple[int, int]:
+    """(experts, epochs) that a run of this configuration reads."""
+    count = config.selection.pool or config.experts.count
+    if count > config.experts.count:
+        raise ConfigError([f"--selection.pool={count} is more than --experts={config.experts.count}."])
+    return count, expert_epochs(config)
