@@ -4,12 +4,11 @@ The file holds two record batches, training and test, each with the columns `ima
 `label` (int64); the schema's metadata says the rest. Its name is a hash over the source files' bytes and the settings.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow as pa
 from raydd.config import DataConfig, fingerprint
 from raydd.data.checks import check_content
 from raydd.data.decode import decode
-from raydd.data.files import atomic, cache_folder, locked, temporary
+from raydd.data.files import atomic, cache_folder, locked, temporary, writing
 from raydd.data.sources import source_info
 from raydd.data.types import Content, ImageSet, Progress, Source
 from raydd.errors import DataError
@@ -49,7 +48,7 @@ def obtain(source: Source, config: DataConfig, progress: Progress | None = None)
     path = cache_folder() / f"{key[:32]}.arrow"
     cached = _open(path, key)
     if cached is None:
-        with _writing(path), locked(path):
+        with writing(path), locked(path):
             cached = _open(path, key)
             if cached is None:
                 _build(path, key, source, config, progress)
@@ -65,7 +64,7 @@ def content_hash(source: Source) -> str:
     Reading every byte at every start would be slow, so the hash is remembered under paths, sizes and times of the files.
     """
     try:
-        stats = [(name, str(path.resolve()), path.stat()) for name, path in source.files]
+        stats = [(name, str(path.absolute()), path.stat()) for name, path in source.files]
         signature = fingerprint([source.identity, [(n, p, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, p, s in stats]])
         memo = cache_folder() / f"source-{signature[:32]}.json"
         known = _read_json(memo)
@@ -74,17 +73,9 @@ def content_hash(source: Source) -> str:
         content = fingerprint([source.identity, [(name, _file_hash(path)) for name, path in source.files]])
     except OSError as error:
         raise DataError(f"{source.name}: a file of the set cannot be read ({error}).") from error
-    with _writing(memo), atomic(memo) as scratch:
+    with writing(memo), atomic(memo) as scratch:
         scratch.write_text(json.dumps({"signature": signature, "content": content}))
     return content
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error}); free space there, or set RAYDD_CACHE to another folder.") from error
 
 
 def _file_hash(path: Path) -> str:
@@ -194,7 +185,7 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     values = np.arange(256)
     total, first, second = (int(counts[0].sum()), counts @ values, counts @ values**2)
     mean = tuple(int(s) / total / 255 for s in first)
-    std = tuple((total * int(q) - int(s) ** 2) ** 0.5 / total / 255 for s, q in zip(first, second))
+    std = tuple(math.sqrt(total * int(q) - int(s) ** 2) / total / 255 for s, q in zip(first, second))
     if 0 in std:
         raise DataError(f"channel {std.index(0)} has the same value in every training image; try --data.channels 1, or other images.")
     return mean, std

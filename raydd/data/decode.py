@@ -33,9 +33,16 @@ def decode(where: str, picture: Picture, side: int | None, channels: int) -> tup
     colour = image.mode == "RGB"
     image = image.convert("L" if channels == 1 else "RGB")
     if side is not None and image.size != (side, side):
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+        image = _square(image).resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)), colour
+
+
+def _square(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    return image.crop((left, top, left + short, top + short))
 
 
 def _open(picture: Picture) -> Image.Image:

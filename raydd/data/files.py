@@ -65,3 +65,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `DataError` that says where the cache can be moved."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}); free space there, or set RAYDD_CACHE to another folder.") from error

@@ -53,9 +53,13 @@ def _class_folders(split: Path) -> list[str]:
 
 
 def _images(top: Path) -> list[Path]:
-    """Image files below a folder, sorted by path; hidden files are left out."""
+    """Image files below a folder, sorted by path; hidden files and folders are left out."""
     names = (Path(base, name) for base, _, files in os.walk(top, followlinks=True) for name in files)
-    return sorted(p for p in names if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in names if p.suffix.lower() in SUFFIXES and not _hidden(p.relative_to(top)))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _listing(split: Path, classes: list[str]) -> Listing:

@@ -1,8 +1,9 @@
 """`parquet:DIR`: image sets laid out as on the Hugging Face hub.
 
-The split is the first word of the file's name (`train-00000-of-00002.parquet`) or the name of its folder
-(`train/0000.parquet`). Files are looked for in DIR, then in DIR/data. Images are in the column `image` or `img`, labels in
-`label` or `fine_label`; class names come from the schema's Hugging Face metadata, otherwise they are "0", "1", and so on.
+The split is the first word of the file's name that names one (`train-00000-of-00002.parquet`), or the name of its folder
+(`train/0000.parquet`); other files are left alone. Files are looked for in DIR, then in DIR/data. Images are in the column
+`image` or `img`, labels in `label` or `fine_label`; class names come from the schema's Hugging Face metadata, otherwise
+they are "0", "1", and so on.
 """
 
 import json
@@ -48,9 +49,10 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
     """Split name -> shards in the order of their names."""
     found: dict[str, list[Path]] = {}
     for path in sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]):
-        word = re.split(r"[-_.]", path.name.lower())[0] if path.parent == folder else path.parent.name.lower()
-        if word in TRAIN + TEST:
-            found.setdefault(word, []).append(path)
+        words = re.split(r"[-_.]", path.name.lower()) if path.parent == folder else [path.parent.name.lower()]
+        split = next((word for word in words if word in TRAIN + TEST), None)
+        if split is not None:
+            found.setdefault(split, []).append(path)
     return found
 
 
@@ -70,7 +72,7 @@ def _missing(folder: Path, location: str, splits: dict[str, list[Path]]) -> str:
 
 def _check_shards(files: list[Path]) -> None:
     for path in files:
-        match = re.search(r"-of-0*(\d+)\.parquet$", path.name)
+        match = re.search(r"-of-0*(\d+)(-[0-9a-f]+)?\.parquet$", path.name)
         expected = int(match[1]) if match else len(files)
         if expected != len(files):
             raise DataError(f"{path} is one of {expected} shards, but {len(files)} are there. Add the missing files, or remove stray ones.")

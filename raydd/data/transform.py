@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raydd.config import DataConfig, fingerprint
-from raydd.data.files import atomic, cache_folder, locked
+from raydd.data.files import atomic, cache_folder, locked, writing
 from raydd.data.types import Dataset
 from raydd.data.zca import fit_zca
 from raydd.errors import DataError
@@ -52,7 +52,7 @@ class Transform:
         path = cache_folder() / f"zca-{key[:32]}.safetensors"
         state = _read(path, key)
         if state is None:
-            with locked(path):
+            with writing(path), locked(path):
                 state = _read(path, key)
                 if state is None:
                     zca = fit_zca(dataset.train.images, config.zca_eps, device)
@@ -99,9 +99,10 @@ class Transform:
     def forward(self, images: Tensor) -> Tensor:
         """Pixels (n, C, H, W), uint8 or float in [0, 1], to training space, in this transform's device and precision."""
         self._check(images)
-        pixels = images.to(self.mean.device).to(self.mean.dtype)
-        if images.dtype == torch.uint8:
-            pixels = pixels / 255
+        pixels = images.to(self.mean.device)
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float() / 255  # in float32 whatever the precision, as torchvision's ToTensor does
+        pixels = pixels.to(self.mean.dtype)
         if self.matrix is None:
             return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
         return ((pixels.flatten(1) - self.mean) @ self.matrix).view(pixels.shape)

@@ -1,9 +1,10 @@
 """ZCA whitening: z = (x - mean) W with W = U diag((s + eps)^-1/2) U^T of the pixels' covariance U diag(s) U^T.
 
 As in the reference of MTT (utils.py get_dataset, which calls kornia's ZCAWhitening): pixels in [0, 1], covariance over
-n - 1, eps inside the root. The reference fits in float32 at every start; here the covariance is exact and W is kept.
+n - 1, eps inside the root. The reference fits in float32 at every start; here it is float64, once.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,7 @@ from torch import Tensor
 
 from raydd.errors import ResourceError
 
-# Integers from -128 to 127: at most 1024 products of 2^14 are added before leaving float32, which holds every integer up
-# to 2^24. So the sums are exact for any order of addition, any device and TF32, at float32 speed.
-_ROWS = 1024
+_ROWS = 1024  # images converted to float64 at a time
 _SQUARES = 6  # float64 D x D matrices alive at the peak: covariance, eigenvectors and workspace
 
 
@@ -43,18 +42,24 @@ def fit_zca(images: np.ndarray, eps: float, device: torch.device | str = "cpu") 
 
 
 def covariance_of(images: np.ndarray, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D) over n - 1 of pixels / 255, float64, from exact integer sums."""
-    count, dimension = len(images), int(np.prod(images.shape[1:]))
-    products = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+    """Mean (D,) and covariance (D, D) over n - 1 of the pixels that `Transform.forward` sees: float32(x / 255), in float64."""
+    dimension = int(np.prod(images.shape[1:]))
     total = torch.zeros(dimension, dtype=torch.float64, device=device)
-    for start in range(0, count, _ROWS):
-        rows = images[start : start + _ROWS].reshape(-1, dimension).astype(np.float32) - 128
-        chunk = torch.from_numpy(rows).to(device)
-        products += chunk.T @ chunk
-        total += chunk.sum(0, dtype=torch.float64)
-    mean = total / count
-    covariance = (products - torch.outer(total, mean)) / ((count - 1) * 255**2)
-    return (mean + 128) / 255, covariance
+    for chunk in _chunks(images, device):
+        total += chunk.sum(0)
+    mean = total / len(images)
+    products = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
+    for chunk in _chunks(images, device):
+        chunk -= mean
+        products.addmm_(chunk.T, chunk)
+    return mean, products.div_(len(images) - 1)
+
+
+def _chunks(images: np.ndarray, device: torch.device | str) -> Iterator[Tensor]:
+    """Rows as float64 (k, D) in [0, 1]."""
+    for start in range(0, len(images), _ROWS):
+        rows = torch.from_numpy(images[start : start + _ROWS].astype(np.float32)).to(device)
+        yield rows.flatten(1).div_(255).double()
 
 
 def _require_memory(dimension: int, device: torch.device) -> None:
