@@ -8,6 +8,7 @@ square; any other side is resized with Pillow's bilinear filter, which averages 
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,8 +46,8 @@ def _square(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + short, top + short))
 
 
-def _open(picture: Picture) -> Image.Image:
-    image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+def _open(picture: bytes | Path) -> Image.Image:
+    image = Image.open(io.BytesIO(picture if isinstance(picture, bytes) else picture.read_bytes()))
     image.load()
     return image
 
