@@ -15,6 +15,7 @@ these: specs/mtt_pdd.md sections 6.4 and 6.5; forward over reverse for bilevel g
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -25,9 +26,10 @@ from raydd.config import ModelConfig
 from raydd.models import convnet_block, convnet_first_block
 from raydd.models.convnet_block import Form, Layer
 
-CHUNK_BYTES = {"cpu": 16 << 20}
-"""Bytes of first-block output per chunk, by device type: about half of a last-level cache."""
+CHUNK_BYTES = {"cpu": 5 << 20}
+"""Bytes of first-block output per chunk, by device type: a few such maps fit in a processor's last-level cache."""
 OTHER_CHUNK_BYTES = 1 << 30
+"""The same for device types not named above, where the number of kernel launches counts instead."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def gradient(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor) -
 
     images (B, C, H, W), labels int64 (B,); float32 or float64. The gradient of a convolution bias before a normalisation is zero.
     """
-    network, total, loss = _views(spec, theta), torch.zeros_like(theta), theta.new_zeros(())
+    network, total, loss = _ready(_views(spec, theta)), torch.zeros_like(theta), theta.new_zeros(())
     grad = _views(spec, total)
     for x, y in _chunks(spec, images, labels):
         loss += _gradient_of_chunk(spec, network, grad, x, y, 1 / len(labels))
@@ -100,8 +102,9 @@ def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tenso
 
     theta and direction (P,), images (B, C, H, W), labels int64 (B,); float32 or float64.
     """
-    network, along, total, slope = _views(spec, theta), _views(spec, direction), torch.zeros_like(theta), theta.new_zeros(())
-    grad, towards_images = _views(spec, total), []
+    network, along = _ready(_views(spec, theta)), _ready(_views(spec, direction))
+    total, slope, towards_images = torch.zeros_like(theta), theta.new_zeros(()), []
+    grad = _views(spec, total)
     for x, y in _chunks(spec, images, labels):
         moved, towards = _adjoint_of_chunk(spec, network, along, grad, x, y, 1 / len(labels))
         slope += moved
@@ -184,6 +187,12 @@ def _views(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
         channels = spec.width
     weight = parts[0].view(spec.classes, spec.width, *spec.sides()).permute(0, 2, 3, 1)
     return _Parameters(layers, weight.clone(memory_format=torch.contiguous_format).flatten(1), parts[1])
+
+
+def _ready(parameters: _Parameters) -> _Parameters:
+    """The same values with the weights laid out as the convolutions want them, so that this is done once and not in every call."""
+    layers = [layer._replace(weight=layer.weight.contiguous(memory_format=torch.channels_last)) for layer in parameters.layers]
+    return parameters._replace(layers=layers)
 
 
 def _flat(spec: ConvNetSpec, total: Tensor, grad: _Parameters) -> Tensor:

@@ -53,7 +53,7 @@ def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H / 2, W / 2, O) for images (B, H, W, C)."""
     saved, weights = _prepare(form, layer, x)
     torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y)
-    return _pool(saved.y.relu_(), x, form), saved
+    return _pool(form, x, saved.y.relu_())[0], saved
 
 
 def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer) -> None:
@@ -76,8 +76,9 @@ def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[
     torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y).relu_()
     torch.bmm(saved.patches.mT, _with_shift(moved, along.shift), out=saved.spare)
     masked(saved.spare, saved.y, out=saved.spare)
-    p = torch.stack([_pool(saved.y, x, form), _pool(saved.spare, x, form)])
-    return p, saved._replace(weights=weights, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
+    return _pool(form, x, saved.y, saved.spare), saved._replace(
+        weights=weights, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved
+    )
 
 
 def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
@@ -144,9 +145,12 @@ def _windows(x: Tensor, form: Form) -> tuple[int, int]:
     return (x.shape[1] + 2 * form.padding - 2) // 2, (x.shape[2] + 2 * form.padding - 2) // 2
 
 
-def _pool(y: Tensor, x: Tensor, form: Form) -> Tensor:
-    quarters = y.view(len(y), 4, *_windows(x, form), y.shape[2])
-    return quarters.sum(1).mul_(0.25)
+def _pool(form: Form, x: Tensor, *maps: Tensor) -> Tensor:
+    """Stacked pooled maps (n, B, H / 2, W / 2, O) of n maps (B, pixels, O)."""
+    pooled = x.new_empty(len(maps), len(x), *_windows(x, form), maps[0].shape[2])
+    for quarters, out in zip(maps, pooled, strict=True):
+        torch.sum(quarters.view(len(x), 4, *out.shape[1:]), 1, out=out)
+    return pooled.mul_(0.25)
 
 
 def _spread(dp: Tensor, y: Tensor, out: Tensor) -> Tensor:
