@@ -97,7 +97,7 @@ def train_missing(
     """Train the experts that `config` asks for and the store lacks, and those that are too short; [] when none is.
 
     With `experts.together` above 1 whole groups are trained, so up to together - 1 experts more than asked for may appear.
-    `progress` is called after every expert, and with `inline_jobs` after every epoch. Finished experts stay when this is
+    `progress` is called after every job, and after every epoch of those that run in this process. Finished experts stay when this is
     interrupted. Raises `ResourceError` before starting when the disk cannot hold the result, and while writing when it fills up.
     """
     epochs = expert_epochs(config)
@@ -107,7 +107,6 @@ def train_missing(
         return []
     _check_space(store, jobs, epochs)
     meter = _Meter(config, store, jobs, epochs, len(dataset.train), progress)
-    here = run_jobs is inline_jobs
     run_jobs(
         ExpertWorker(
             config=config,
@@ -117,8 +116,8 @@ def train_missing(
             transform=transform,
             epochs=epochs,
             device=device,
-            dataset=dataset if here else None,
-            on_epoch=meter.epoch if here else None,
+            dataset=dataset,
+            on_epoch=meter.epoch,
         ),
         jobs,
         meter.job,

@@ -33,9 +33,9 @@ class JobResult:
 class ExpertWorker:
     """Call it in the process that shall train: it loads the data onto `device` and returns `job -> JobResult`.
 
-    Pickles well as long as `dataset` and `on_epoch` are left out, which only serve in the process that made them: the data set
-    is then loaded anew from `config.data`. The store is opened from `root` and `recipe`, `fingerprint` is that of the data, and
-    `on_epoch` hears how many images every epoch took.
+    The store is opened from `root` and `recipe`, and `fingerprint` is that of the data. `dataset`, which saves loading it anew
+    from `config.data`, and `on_epoch`, which hears how many images every epoch took, serve only in the process that made them:
+    they are left out when this is pickled for another.
     """
 
     config: Config
@@ -47,6 +47,9 @@ class ExpertWorker:
     device: str = "cpu"
     dataset: Dataset | None = None
     on_epoch: Callable[[int], None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "dataset": None, "on_epoch": None}
 
     def __call__(self) -> Callable[[Job], JobResult]:
         """Raises `DataError` when the data found here is not the data that the experts are for."""
