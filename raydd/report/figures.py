@@ -16,7 +16,7 @@ _POINTS = 400
 def running_median(x: np.ndarray, y: np.ndarray, window: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The median of `y` (n,) over a centred window of that many finite values, at no more than 400 places.
 
-    The window shrinks at both ends; by default it holds a fortieth of the values, and at least 5. Returns (places, medians).
+    The window is cut off at both ends; by default it holds a fortieth of the values, and at least 5. Returns (places, medians).
     """
     keep = np.isfinite(y)
     x, y = x[keep], y[keep]
@@ -24,8 +24,7 @@ def running_median(x: np.ndarray, y: np.ndarray, window: int | None = None) -> t
         return x, y
     half = (window if window is not None else max(5, len(y) // 40)) // 2
     centres = np.unique(np.linspace(0, len(y) - 1, min(len(y), _POINTS)).astype(int))
-    reach = np.minimum(half, np.minimum(centres, len(y) - 1 - centres))
-    return x[centres], np.array([np.median(y[c - r : c + r + 1]) for c, r in zip(centres, reach)])
+    return x[centres], np.array([np.median(y[max(centre - half, 0) : centre + half + 1]) for centre in centres])
 
 
 def loss(step: np.ndarray, value: np.ndarray, step_size: np.ndarray, theme: Theme = LIGHT) -> Figure:
@@ -33,10 +32,11 @@ def loss(step: np.ndarray, value: np.ndarray, step_size: np.ndarray, theme: Them
     with style(theme):
         figure, (left, right) = panels(2, 3.3, (3, 2))
         left.set_title("Matching loss")
+        marker = "o" if len(step) == 1 else ""
         left.plot(step, value, color=theme.main, alpha=0.28, linewidth=0.7, label="each step")
-        left.plot(*running_median(step, value), color=theme.main, label="running median")
+        left.plot(*running_median(step, value), color=theme.main, marker=marker, label="running median")
         right.set_title("Learned step size")
-        right.plot(step, step_size, color=theme.third)
+        right.plot(step, step_size, color=theme.third, marker=marker)
         right.ticklabel_format(axis="y", useOffset=False)
         for axes in (left, right):
             _steps(axes)
@@ -64,9 +64,9 @@ def accuracy(
             axes.axhspan(random[0] - random[1], random[0] + random[1], color=theme.second, alpha=0.15, linewidth=0)
         if len(step) > 1:
             axes.fill_between(step, mean - std, mean + std, color=theme.main, alpha=0.18, linewidth=0)
-            axes.plot(step, mean, color=theme.main, marker="o", markersize=4, label="synthetic images, mean and spread")
+            axes.plot(step, mean, color=theme.main, marker="o", markersize=4, label="synthetic images")
         else:
-            axes.errorbar(step, mean, std, color=theme.main, fmt="o", capsize=4, label="synthetic images, mean and spread")
+            axes.errorbar(step, mean, std, color=theme.main, fmt="o", capsize=4, label="synthetic images")
         places = np.repeat(step, [len(values) for values in networks]) if len(step) else step
         values = np.concatenate(networks) if networks else np.zeros(0)
         axes.plot(places, values, linestyle="", marker=".", markersize=4, color=theme.faint, alpha=0.7, label="each network")
@@ -104,30 +104,37 @@ def choices(
     return figure
 
 
+def map_columns(entries: int, experts: int, epochs: int) -> int:
+    """Into how many groups of experts `choice_map` divides, so that a cell has about eight entries; 1 makes the map pointless."""
+    return int(np.clip(entries / (8 * epochs), 1, experts))
+
+
 def choice_map(
     expert: np.ndarray, epoch: np.ndarray, chosen: np.ndarray, experts: int, epochs: int, compared: bool, theme: Theme = LIGHT
 ) -> Figure:
     """Heat map over (expert, start epoch): the share of its candidacies that each pair won, or how often it was used with one candidate.
 
-    Arguments as in `choices`. Pairs that were never candidates stay empty.
+    Arguments as in `choices`. Experts are put together in groups (see `map_columns`). Pairs that were never candidates stay grey.
     """
-    seen = np.zeros((epochs, experts))
-    won = np.zeros((epochs, experts))
-    np.add.at(seen, (epoch, expert), 1)
-    np.add.at(won, (epoch[chosen], expert[chosen]), 1)
+    group = -(-experts // map_columns(len(expert), experts, epochs))
+    columns = -(-experts // group)
+    seen, won = np.zeros((epochs, columns)), np.zeros((epochs, columns))
+    np.add.at(seen, (epoch, expert // group), 1)
+    np.add.at(won, (epoch[chosen], expert[chosen] // group), 1)
+    shown = np.divide(won, seen, out=np.full_like(won, np.nan), where=seen > 0) if compared else np.where(seen > 0, won, np.nan)
     with style(theme):
         figure, (axes,) = panels(1, min(4.2, 1.9 + 0.09 * epochs))
         axes.set_title("Share of its candidacies that each pair won" if compared else "How often each pair was used")
         axes.grid(visible=False)
-        shown = np.divide(won, seen, out=np.full_like(won, np.nan), where=seen > 0) if compared else np.where(seen > 0, won, np.nan)
-        edges = np.arange(experts + 1) - 0.5, np.arange(epochs + 1) - 0.5
+        axes.set_facecolor(theme.grid)
+        edges = np.minimum(np.arange(columns + 1) * group, experts) - 0.5, np.arange(epochs + 1) - 0.5
         top = 1.0 if compared else max(1.0, float(won.max(initial=0)))
-        mesh = axes.pcolormesh(*edges, np.ma.masked_invalid(shown), cmap=theme.map, vmin=0, vmax=top, rasterized=True)
+        mesh = axes.pcolormesh(*edges, np.ma.masked_invalid(shown), cmap=theme.map, vmin=0, vmax=top)
         bar = figure.colorbar(mesh, ax=axes, pad=0.015, aspect=14, format=PercentFormatter(1.0) if compared else None)
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(nbins=4, integer=not compared)
         bar.update_ticks()
-        axes.set_xlabel("expert")
+        axes.set_xlabel("expert" if group == 1 else f"expert, in groups of {group}")
         axes.set_ylabel("start epoch")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
@@ -145,12 +152,12 @@ def scores(step: np.ndarray, score: np.ndarray, chosen: np.ndarray, entropy: np.
         figure, (left, right) = panels(2, 3.3, (3, 2))
         left.set_title("Scores of the candidates")
         low, high = (running_median(step[rows], edge(score[rows], axis=1)) for edge in (np.nanmin, np.nanmax))
-        left.fill_between(low[0], low[1], high[1], color=theme.main, alpha=0.2, linewidth=0, label="lowest to highest (running median)")
-        left.plot(*running_median(step, chosen), color=theme.second, label="chosen (running median)")
-        right.set_title("Entropy of the choice")
+        left.fill_between(low[0], low[1], high[1], color=theme.main, alpha=0.2, linewidth=0, label="lowest to highest")
+        left.plot(*running_median(step, chosen), color=theme.second, label="chosen")
+        right.set_title("Entropy")
         right.plot(step, entropy, color=theme.third, alpha=0.28, linewidth=0.7)
         right.plot(*running_median(step, entropy), color=theme.third, label="running median")
-        right.axhline(np.log(max(most, 1)), color=theme.faint, linestyle="--", linewidth=1.2, label=f"by lot (ln {most})")
+        right.axhline(np.log(max(most, 1)), color=theme.faint, linestyle="--", linewidth=1.2, label=f"uniform (ln {most})")
         right.set_ylim(0, np.log(max(most, 2)) * 1.12)
         right.set_ylabel("nats")
         for axes in (left, right):
@@ -179,9 +186,13 @@ def seconds(names: list[str], totals: np.ndarray, theme: Theme = LIGHT) -> Figur
 
 def _steps(axes: Axes, label: str = "step") -> None:
     axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.margins(x=0.02)
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="best", fontsize=8.5)
+    """To the right of the title, where it hides no data."""
+    entries = len(axes.get_legend_handles_labels()[0])
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=entries, fontsize=8.5, columnspacing=1.2, handlelength=1.6, borderaxespad=0.3
+    )

@@ -15,10 +15,8 @@ PER_CLASS = 10
 """Images of a class shown at most."""
 PIXELS = 600_000
 """Pixels of all images shown at most: keeps the page below about 5 MB."""
-PAGE = 20
-"""Classes in one foldable part."""
-_SIDE = 64
-"""Wanted side of an image on the page, in CSS pixels; the enlargement is a whole number."""
+_SIDE, _WIDTH = 96, 1020
+"""Wanted side of an image and greatest width of a row, in CSS pixels; the enlargement is a whole number."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,20 @@ class Gallery:
 
 def gallery(artifact: Artifact) -> Gallery:
     """The gallery of a result file."""
-    before, after = by_class(artifact, artifact.initial_images), by_class(artifact, artifact.synthetic.images)
-    transform = artifact.pixel_transform()
-    scale = max(1, round(_SIDE / artifact.synthetic.images.shape[-1]))
+    images = artifact.synthetic.images
+    before, after = by_class(artifact, artifact.initial_images), by_class(artifact, images)
+    shown, side = max(map(len, after)), images.shape[-1]
+    scale = max(1, min(round(_SIDE / side), _WIDTH // (shown * (side + 1))))
+    page = 24 if shown <= 2 else 10
     rows = [_row(name, *strips, scale) for name, *strips in zip(artifact.classes, before, after)]
     per_class = int(np.bincount(artifact.synthetic.labels.numpy(), minlength=1).max())
     return Gallery(
-        pages=[rows[start : start + PAGE] for start in range(0, len(rows), PAGE)],
-        shown=max(map(len, after)),
+        pages=[rows[start : start + page] for start in range(0, len(rows), page)],
+        shown=shown,
         per_class=per_class,
         classes_shown=len(rows),
         classes=len(artifact.classes),
-        clipped=pictures.clipped_share(transform, artifact.synthetic.images),
+        clipped=pictures.clipped_share(artifact.pixel_transform(), images),
     )
 
 

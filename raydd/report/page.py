@@ -70,7 +70,8 @@ def drawings(run: RunData) -> dict[str, Draw]:
     if (steps.chosen >= 0).any():
         pairs, sizes = _pairs(steps), _sizes(run)
         found["choices"] = lambda theme: figures.choices(*pairs, *sizes, compared(steps), theme)
-        found["choice_map"] = lambda theme: figures.choice_map(*pairs, *sizes, compared(steps), theme)
+        if figures.map_columns(len(pairs[0]), *sizes) > 1:
+            found["choice_map"] = lambda theme: figures.choice_map(*pairs, *sizes, compared(steps), theme)
     if compared(steps) and np.isfinite(steps.score).any():
         won = np.where(steps.chosen >= 0, steps.score[np.arange(len(steps)), steps.chosen], np.nan)
         found["scores"] = lambda theme: figures.scores(steps.step, steps.score, won, steps.entropy, theme)
