@@ -1,0 +1,189 @@
+"""A result in the formats of others: PNG folder, Hugging Face Parquet, and the tensor files of the MTT programs.
+
+Each exporter is a function from a result to file contents by relative name; `export` writes them. A folder that an earlier
+export made is replaced, any other folder that holds something is refused.
+"""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from raydd import artifact, pictures
+from raydd.artifact import Artifact
+from raydd.errors import CheckpointError, ConfigError
+from raydd.files import atomic_write_json, read_json, write_bytes
+from raydd.runfolder import RunFolder, images_sha256
+
+MARKER = "raydd-export.json"
+"""Lies in every exported folder and lists what the export wrote, so that a later one removes exactly that."""
+
+Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: the folder, how many files, and what the reader should know about them."""
+
+    path: Path
+    files: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """As the command line prints it."""
+        return "\n".join([f"{self.path}: {self.files} files", *self.notes])
+
+
+def export(run: Path | str, to: str, out: Path | str) -> Export:
+    """Export a run folder, or a result file, into the folder `out` as `to`: png, parquet or mtt.
+
+    Raises `ConfigError` when `to` is unknown, `run` has no result, or `out` holds what no export made; `CheckpointError` when the
+    result file is damaged; `ResourceError` when a file cannot be written.
+    """
+    if to not in EXPORTERS:
+        raise ConfigError([f"--to={to} is not a format; known: {', '.join(sorted(EXPORTERS))}."])
+    result = artifact.read(_result_file(Path(run)))
+    files, notes = EXPORTERS[to](result)
+    out = Path(out)
+    _clear(out)
+    # Listed before anything is written, so that an interrupted export can be replaced too.
+    atomic_write_json(
+        out / MARKER, {"format": to, "notes": notes, "images_sha256": images_sha256(result.synthetic.images), "files": list(files)}
+    )
+    for name, data in files.items():
+        write_bytes(out / name, data)
+    return Export(out, len(files), notes)
+
+
+def to_png(result: Artifact) -> tuple[Files, tuple[str, ...]]:
+    """One folder for each class with its images as 8-bit PNG, `index.json`, a page `index.html` and a picture of all, `grid.png`."""
+    pixels, folders = _pixels(result), safe_names(result.classes)
+    files, rows = {}, []
+    digits = max(4, len(str(len(pixels))))
+    seen = [0] * len(folders)
+    for image, label, stage in zip(pixels, result.synthetic.labels.tolist(), result.synthetic.stages.tolist(), strict=True):
+        name = f"{folders[label]}/{seen[label]:0{digits}}.png"
+        seen[label] += 1
+        files[name] = pictures.png(image)
+        rows.append({"file": name, "label": label, "class": result.classes[label], "stage": stage})
+    by_class = [pixels[(result.synthetic.labels == label).numpy()] for label in range(len(folders))]
+    files["grid.png"] = pictures.png(pictures.grid([images for images in by_class if len(images)], scale=2, gap=2))
+    files["index.json"] = (json.dumps({"classes": list(result.classes), "images": rows}, indent=1, ensure_ascii=False) + "\n").encode()
+    files["index.html"] = _index(result, rows).encode()
+    return files, ("Pixels are clipped to what 8 bits can hold: train from the result file, not from the PNG files.",)
+
+
+def to_parquet(result: Artifact) -> tuple[Files, tuple[str, ...]]:
+    """One Parquet file as on the Hugging Face hub: `image` (struct of PNG bytes and path) and `label` with the class names.
+
+    Source: the layout that the `datasets` library writes for its Image and ClassLabel features.
+    """
+    labels = result.synthetic.labels.tolist()
+    encoded = [{"bytes": pictures.png(image), "path": f"{place:05}.png"} for place, image in enumerate(_pixels(result))]
+    features = {"image": {"_type": "Image"}, "label": {"names": list(result.classes), "_type": "ClassLabel"}}
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([encoded, labels], schema=schema), buffer)
+    return {"train-00000-of-00001.parquet": buffer.getvalue()}, (
+        "Only the training split is written: put the test split of the real data beside it to use the folder as --data parquet:DIR.",
+        "Pixels are clipped to what 8 bits can hold: train from the result file for the reported accuracy.",
+    )
+
+
+def to_mtt(result: Artifact) -> tuple[Files, tuple[str, ...]]:
+    """`images_best.pt` (N, C, H, W), `labels_best.pt` (N,) and `syn_lr_best.pt` (), as the MTT and PDD programs load them.
+
+    Source: the names and contents of the reference programs' log folders (specification of MTT, sections 2.4 and 3.1).
+    """
+    synthetic = result.synthetic
+    tensors = {"images": synthetic.images, "labels": synthetic.labels, "syn_lr": synthetic.step_size}
+    space = "whitened with ZCA" if result.rule == "zca" else "normalised with mean and standard deviation"
+    return {f"{name}_best.pt": _torch_file(tensor) for name, tensor in tensors.items()}, (
+        f"Images are in training space, {space}; the programs must be told to transform the test data the same way.",
+        "Train with the step size in syn_lr_best.pt.",
+    )
+
+
+EXPORTERS: dict[str, Callable[[Artifact], tuple[Files, tuple[str, ...]]]] = {"png": to_png, "parquet": to_parquet, "mtt": to_mtt}
+
+
+def safe_names(classes: tuple[str, ...]) -> list[str]:
+    """A folder name for each class: letters, digits, space, ".", "_" and "-" stay, all else becomes "_".
+
+    No name is empty, hidden, ends in a dot or equals another one or an index file, not even in another case.
+    """
+    names: list[str] = []
+    taken = {MARKER, "grid.png", "index.json", "index.html"}
+    for label, title in enumerate(classes):
+        name = re.sub(r"[^\w. -]", "_", title).strip(" .")[:80] or f"class {label}"
+        # Windows keeps these for devices.
+        if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name.lower()):
+            name = f"_{name}"
+        while name.casefold() in taken:
+            name = f"{name}_{label}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _result_file(run: Path) -> Path:
+    if run.is_file():
+        return run
+    path = RunFolder.view(run).synthetic
+    if not path.exists():
+        raise ConfigError([f"{run} has no result yet ({path.name} is absent). Let the run finish: --resume {run}."])
+    return path
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier export wrote. Raises `ConfigError` when the folder holds anything but an export."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    marker = out / MARKER
+    if not marker.is_file():
+        raise ConfigError([f"{out} is not empty and was not made by an export. Choose another folder."])
+    listed = read_json(marker).get("files", [])
+    for name in listed:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise CheckpointError(f"{marker}: names {name}, which lies outside. Choose another folder.")
+        (out / path).unlink(missing_ok=True)
+    for folder in {(out / name).parent for name in listed} - {out}:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _pixels(result: Artifact) -> np.ndarray:
+    """All images as uint8 (N, C, H, W)."""
+    return pictures.pixels(result.pixel_transform(), result.synthetic.images)
+
+
+def _torch_file(tensor: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    # The one use of torch's own file format: the programs of others read nothing else. Plain tensors, so weights_only=True can load them.
+    torch.save(tensor.detach().cpu().clone(), buffer)
+    return buffer.getvalue()
+
+
+def _index(result: Artifact, rows: list[dict[str, object]]) -> str:
+    loader = FileSystemLoader(Path(__file__).parent / "report")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    scale = max(1, round(96 / result.synthetic.images.shape[-1]))
+    classes = [(name, [row["file"] for row in rows if row["label"] == label]) for label, name in enumerate(result.classes)]
+    return template.get_template("index.html").render(
+        title=result.config.get("recipe") or result.dataset,
+        step=result.step,
+        classes=classes,
+        side=result.synthetic.images.shape[-1] * scale,
+    )

@@ -1,0 +1,77 @@
+"""Run folders with made-up measurements, for the tests of reports and exports."""
+
+from pathlib import Path
+
+import torch
+
+from raydd import artifact
+from raydd.artifact import Artifact
+from raydd.config import Config, DataConfig, Execution, ExpertConfig, MTTConfig, SelectionConfig, to_dict
+from raydd.data.transform import Transform
+from raydd.runfolder import RunFolder, images_sha256
+from raydd.types import SyntheticSet
+
+CLASSES = ("cat", "<b>dog</b>", "猫 & co")
+
+
+def result(classes: tuple[str, ...] = CLASSES, ipc: int = 2, shape: tuple[int, int, int] = (3, 8, 8), step: int = 60) -> Artifact:
+    """A result whose pixel values partly lie outside 0..1."""
+    generator = torch.Generator().manual_seed(0)
+    count = len(classes) * ipc
+    images = torch.randn(count, *shape, generator=generator)
+    initial = torch.randn(count, *shape, generator=generator)
+    labels = torch.arange(len(classes)).repeat_interleave(ipc)
+    synthetic = SyntheticSet(images, labels, torch.tensor(0.0123), torch.ones(count, dtype=torch.int64))
+    transform = Transform.standard(shape, (0.4, 0.5, 0.6)[: shape[0]], (0.2, 0.25, 0.3)[: shape[0]])
+    return Artifact(synthetic, initial, transform.state(), transform.rule, classes, "digits", "f" * 64, to_dict(Config(ipc=ipc)), step)
+
+
+def record(step: int, candidates: int = 3, skipped: bool = False) -> dict:
+    """One line of metrics.jsonl: expert `step % 5` wins at start epoch 1 with loss 1 / (step + 1)."""
+    entries = [
+        {"expert": (step + i) % 5, "epoch": 1 + i, "score": 1 / (step + 1) + i if candidates > 1 else None, "probability": 1 / candidates}
+        for i in range(candidates)
+    ]
+    return {
+        "step": step, "attempt": 3 if skipped else 0, "skipped": skipped, "step_size": 0.01 + step / 1000,
+        "loss": None if skipped else 1 / (step + 1), "grad_norm": None if skipped else 0.1, "chosen": None if skipped else 0,
+        "candidates": entries, "entropy": 0.9 if candidates > 1 else None,
+        "seconds": {"score": 0.2, "update": 0.5, "transfer": 0.1, "total": 1.0},
+    }  # fmt: skip
+
+
+def evaluation(step: int, mean: float, std: float = 0.01, kind: str = "synthetic", nets: int = 2) -> dict:
+    """One line of evaluations.jsonl."""
+    return {
+        "step": step, "accuracy_mean": mean, "accuracy_std": std, "best_mean": mean, "accuracies": [mean - std, mean + std][:nets],
+        "nets": nets, "epochs": 10, "lr": 0.01, "seconds": 4.0, "kind": kind,
+    }  # fmt: skip
+
+
+def settings(candidates: int = 3) -> Config:
+    """Settings that fit `record`."""
+    return Config(
+        recipe="mtt/<i>small</i>",
+        ipc=2,
+        steps=60,
+        data=DataConfig(source="digits"),
+        experts=ExpertConfig(count=5),
+        mtt=MTTConfig(max_start_epoch=4),
+        selection=SelectionConfig(policy="dynadistill" if candidates > 1 else "uniform", candidates=candidates),
+    )
+
+
+def finished(path: Path, candidates: int = 3, found: Artifact | None = None) -> Path:
+    """A complete run of 60 steps, step 30 skipped, with evaluations, faults and one resumption."""
+    found = found or result()
+    with RunFolder.create(path, settings(candidates), Execution(workers=2)) as run:
+        for step in range(60):
+            run.append(record(step, candidates, skipped=step == 30))
+        for step, mean in ((20, 0.5), (20, 0.41), (40, 0.66), (60, 0.6)):
+            run.append_evaluation(evaluation(step, mean))
+        run.append_evaluation(evaluation(60, 0.35, 0.02, kind="random"))
+        run.append_fault(12, "worker", "worker 1 died <script>alert(1)</script>")
+        run.note_resumption(20, Execution(workers=0))
+        artifact.write(run.synthetic, found)
+        run.write_result(images_sha256(found.synthetic.images), 60, 3725.0, None)
+    return path
