@@ -1,0 +1,46 @@
+"""Which errors mean that a process is gone, and which are the program's own."""
+
+import re
+
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, UnserializableException
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def is_own(error: RayError) -> bool:
+    """Whether code inside the actor raised this. All else is a loss: the actor, its node or its answer is gone."""
+    if isinstance(error, UnserializableException):
+        return True
+    if not isinstance(error, RayTaskError):
+        return False
+    # A call whose argument was lost fails with Ray's own error as the cause. A bare RayError stands for an own error that cannot travel.
+    return not isinstance(error.cause, RayError) or isinstance(error.cause, RayTaskError) or type(error.cause) is RayError
+
+
+def own_error(error: RayError) -> BaseException:
+    """What the code inside the actor raised, of its own type, with the traceback from there as a note.
+
+    Where that exception could not travel: Ray's wrapper, whose text holds the traceback.
+    """
+    cause: BaseException = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
+        cause = cause.cause
+    if isinstance(cause, RayError):
+        return error
+    if not getattr(cause, "__notes__", ()):
+        cause.add_note(f"Raised in another process:\n{_COLOURS.sub('', str(error)).strip()}")
+    return cause
+
+
+def is_preemption(error: BaseException) -> bool:
+    """Whether the actor's node was taken back by the cloud, as far as Ray was told."""
+    return isinstance(error, RayActorError) and bool(error.preempted)
+
+
+def reason(error: BaseException) -> str:
+    """Why a process was lost, on one line."""
+    if isinstance(error, ActorUnavailableError):
+        return "it cannot be reached"
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("class_name:", "actor_id:", "pid:", "namespace:", "ip:", "name:"))]
+    return " ".join(told)[:400] or type(error).__name__

@@ -1,0 +1,81 @@
+"""The pool of workers that scores candidates and differentiates the chosen one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+from raydd.actors.crew import Call, Crew
+from raydd.actors.options import WorkerOptions
+from raydd.actors.placement import actor_options
+from raydd.actors.worker import Factory, Worker
+from raydd.types import Candidate
+
+
+def assign(candidates: list[Candidate], workers: int) -> list[int]:
+    """The worker of each candidate: at most ceil(M / K) for each, its expert's owner (expert % K) where there is room.
+
+    The owner has that expert resident. Nothing that a candidate returns depends on this.
+    """
+    most = -(-len(candidates) // workers)
+    load, chosen = [0] * workers, []
+    for candidate in candidates:
+        owner = candidate.expert % workers
+        worker = owner if load[owner] < most else min(range(workers), key=lambda index: load[index])
+        load[worker] += 1
+        chosen.append(worker)
+    return chosen
+
+
+class WorkerPool:
+    """`workers` actors with one method each, built by `factory` in their processes.
+
+    With a placement group, worker k lives in bundle k + 1; bundle 0 is the driver's. Waits until the workers are ready. Raises
+    what the factory or the method raises, and `WorkerError` when the workers keep dying.
+    """
+
+    def __init__(self, factory: Factory, workers: int, placement_group: PlacementGroup | None, options: WorkerOptions):
+        def spawn(index: int) -> Any:
+            placed = actor_options(options.threads, options.gpus, placement_group, index + 1)
+            return Worker.options(**placed).remote(index, factory, options.threads, options.device)
+
+        self._crew = Crew(spawn, workers, options, depth=2)
+        try:
+            self._crew.wait_ready()
+        except BaseException:
+            self._crew.close()
+            raise
+
+    def score(self, parcel: Any, candidates: list[Candidate]) -> tuple[list[tuple[float, float]], list[int]]:
+        """(loss, seconds) of every candidate, in their order, and the workers that found them. `parcel` is a reference."""
+        calls = [
+            Call(place, _asking("score", parcel, candidate), worker)
+            for place, (candidate, worker) in enumerate(zip(candidates, assign(candidates, len(self._crew.slots)), strict=True))
+        ]
+        answers = sorted(self._crew.run(calls), key=lambda answer: answer.key)
+        return [answer.value for answer in answers], [answer.worker for answer in answers]
+
+    def update(self, parcel: Any, candidate: Candidate, worker: int | None) -> tuple[float, Any, Any, float]:
+        """(loss, image gradient, step size gradient, seconds), by the worker that scored the candidate if it still lives.
+
+        The arrays are read-only views of shared memory.
+        """
+        (answer,) = self._crew.run([Call(0, _asking("update", parcel, candidate), worker)])
+        return answer.value
+
+    @property
+    def pids(self) -> list[int | None]:
+        """The process of every worker; None while it is being replaced."""
+        return [slot.about.get("pid") for slot in self._crew.slots]
+
+    def drain_events(self) -> list[tuple[str, str]]:
+        """Faults mended since the last time: (kind, text)."""
+        return self._crew.drain_events()
+
+    def close(self) -> None:
+        """End the workers."""
+        self._crew.close()
+
+
+def _asking(method: str, parcel: Any, candidate: Candidate) -> Callable[[Any], Any]:
+    return lambda actor: getattr(actor, method).remote(parcel, candidate)
