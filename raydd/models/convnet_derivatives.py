@@ -155,7 +155,7 @@ def _adjoint_of_chunk(
     return slope, dp
 
 
-def _first(spec: ConvNetSpec):
+def _first(spec: ConvNetSpec) -> ModuleType:
     """The module that computes the first block."""
     return convnet_first_block if convnet_first_block.folds(spec.forms()[0], spec.shape, spec.width) else convnet_block
 
