@@ -147,21 +147,32 @@ def _result_file(run: Path) -> Path:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier export wrote. Raises `ConfigError` when the folder holds anything but an export."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    """Remove what an earlier export wrote. Raises `ConfigError` when `out` is a file or holds anything but an export."""
+    if out.is_file():
+        raise ConfigError([f"{out} is a file. Name a folder to export into."])
+    if not out.exists() or not any(out.iterdir()):
         return
     marker = out / MARKER
     if not marker.is_file():
         raise ConfigError([f"{out} is not empty and was not made by an export. Choose another folder."])
-    listed = read_json(marker).get("files", [])
-    for name in listed:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(f"{marker}: names {name}, which lies outside. Choose another folder.")
+    listed = _listed(marker)
+    for path in listed:
         (out / path).unlink(missing_ok=True)
-    for folder in {(out / name).parent for name in listed} - {out}:
+    for folder in {(out / path).parent for path in listed} - {out}:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _listed(marker: Path) -> list[PurePosixPath]:
+    """What an export wrote. Raises `CheckpointError` when the list is damaged or leads out of the folder."""
+    try:
+        paths = [PurePosixPath(name) for name in read_json(marker)["files"]]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{marker}: is damaged ({error}). Choose another folder, or empty this one.") from error
+    outside = [path for path in paths if path.is_absolute() or ".." in path.parts]
+    if outside:
+        raise CheckpointError(f"{marker}: names {outside[0]}, which lies outside. Choose another folder.")
+    return paths
 
 
 def _pixels(result: Artifact) -> np.ndarray:

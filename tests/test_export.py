@@ -1,0 +1,166 @@
+"""Exports: the pictures and tensors that come back are those of the result, and no folder of others is touched."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from raydd import artifact
+from raydd.config import DataConfig, Execution
+from raydd.data import load
+from raydd.errors import CheckpointError, ConfigError, ResourceError
+from raydd.export import MARKER, export, safe_names
+from raydd.runfolder import RunFolder
+from tests.report.sample import CLASSES, result, settings
+
+
+@pytest.fixture
+def found():
+    return result()
+
+
+@pytest.fixture
+def run(tmp_path, found):
+    with RunFolder.create(tmp_path / "run", settings(), Execution()) as folder:
+        artifact.write(folder.synthetic, found)
+    return tmp_path / "run"
+
+
+def picture(path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def expected(found) -> np.ndarray:
+    """The pixels (N, H, W, 3) by the formula."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3)))
+    return ((found.synthetic.images * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_png_folders_hold_the_images_by_class(run, found, tmp_path):
+    done = export(run, "png", tmp_path / "out")
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["classes"] == list(CLASSES)
+    assert [row["file"] for row in index["images"][:3]] == ["cat/0000.png", "cat/0001.png", "_b_dog__b_/0000.png"]
+    for row, image, label in zip(index["images"], expected(found), found.synthetic.labels.tolist(), strict=True):
+        assert (row["label"], row["class"], row["stage"]) == (label, CLASSES[label], 1)
+        shown = picture(tmp_path / "out" / row["file"])
+        assert shown.mode == "RGB" and np.array_equal(np.asarray(shown), image)
+    assert done.files == 6 + 3 and "clipped" in str(done)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count("<img") == 6 and "&lt;b&gt;dog" in text and "://" not in text
+    assert picture(tmp_path / "out" / "grid.png").size == (2 * 16 + 2, 3 * 16 + 4)
+
+
+def test_grey_images_become_grey_pictures(tmp_path):
+    artifact.write(tmp_path / "grey.safetensors", result(shape=(1, 8, 8)))
+    export(tmp_path / "grey.safetensors", "png", tmp_path / "out")
+    assert picture(tmp_path / "out" / "cat" / "0000.png").mode == "L"
+
+
+def test_parquet_is_laid_out_as_on_the_hub(run, found, tmp_path):
+    done = export(run, "parquet", tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")
+    assert (
+        str(table.schema.field("image").type) == "struct<bytes: binary, path: string>" and str(table.schema.field("label").type) == "int64"
+    )
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features == {"image": {"_type": "Image"}, "label": {"names": list(CLASSES), "_type": "ClassLabel"}}
+    rows = table.to_pylist()
+    assert [row["label"] for row in rows] == found.synthetic.labels.tolist()
+    images = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in rows]
+    assert np.array_equal(images, expected(found)) and rows[3]["image"]["path"] == "00003.png"
+    assert "Only the training split is written" in str(done)
+
+
+def test_parquet_is_read_back_as_a_data_set_once_a_test_split_is_there(run, found, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
+    export(run, "parquet", tmp_path / "out")
+    train = tmp_path / "out" / "train-00000-of-00001.parquet"
+    (tmp_path / "out" / "test-00000-of-00001.parquet").write_bytes(train.read_bytes())
+    dataset = load(DataConfig(source=f"parquet:{tmp_path / 'out'}"))
+    assert dataset.classes == CLASSES and dataset.train.labels.tolist() == found.synthetic.labels.tolist()
+    assert np.array_equal(dataset.train.images.transpose(0, 2, 3, 1), expected(found))
+
+
+def test_mtt_files_hold_plain_tensors(run, found, tmp_path):
+    done = export(run, "mtt", tmp_path / "out")
+    names = ("images_best.pt", "labels_best.pt", "syn_lr_best.pt")
+    images, labels, lr = (torch.load(tmp_path / "out" / name, weights_only=True) for name in names)
+    assert torch.equal(images, found.synthetic.images) and images.dtype == torch.float32
+    assert torch.equal(labels, found.synthetic.labels) and labels.dtype == torch.int64
+    assert lr.shape == () and lr == found.synthetic.step_size
+    assert "normalised with mean and standard deviation" in str(done)
+
+
+def test_an_export_is_replaced_and_nothing_else(run, tmp_path):
+    out = tmp_path / "out"
+    export(run, "png", out)
+    (out / "cat" / "notes.txt").write_text("mine")
+    export(run, "mtt", out)
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == [
+        "cat/notes.txt", "images_best.pt", "labels_best.pt", MARKER, "syn_lr_best.pt",
+    ]  # fmt: skip
+    assert not (out / "_b_dog__b_").exists()
+
+
+def test_a_folder_of_others_is_refused(run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not empty and was not made by an export"):
+        export(run, "png", out)
+    assert [p.name for p in out.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ConfigError, match=r"thesis\.tex is a file"):
+        export(run, "png", out / "thesis.tex")
+
+
+@pytest.mark.parametrize("name", ["../precious", "/etc/precious", "cat/../../precious"])
+def test_a_list_that_points_outside_is_refused(run, tmp_path, name):
+    out = tmp_path / "out"
+    export(run, "mtt", out)
+    (tmp_path / "precious").write_text("mine")
+    (out / MARKER).write_text(json.dumps({"files": ["images_best.pt", name]}))
+    with pytest.raises(CheckpointError, match="lies outside"):
+        export(run, "mtt", out)
+    assert (tmp_path / "precious").exists() and (out / "images_best.pt").exists()
+
+
+def test_what_cannot_be_exported_is_said(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"--to=jpeg is not a format; known: mtt, parquet, png"):
+        export(run, "jpeg", tmp_path / "out")
+    with pytest.raises(ConfigError, match="not a run folder"):
+        export(tmp_path / "nowhere", "png", tmp_path / "out")
+    (run / "synthetic.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"has no result yet .*--resume"):
+        export(run, "png", tmp_path / "out")
+    (run / "synthetic.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="truncated"):
+        export(run, "png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_names_the_file_and_the_export_can_be_repeated(run, tmp_path, monkeypatch):
+    import errno
+    from pathlib import Path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(ResourceError, match=r"images_best\.pt \(.* bytes\)"):
+            export(run, "mtt", tmp_path / "out")
+    export(run, "mtt", tmp_path / "out")
+    assert (tmp_path / "out" / "images_best.pt").exists()
+
+
+def test_safe_names():
+    titles = ("a/b", "a:b", "A_B", "..", "", "con", "index.html", ".hidden", "猫", "x" * 200, "tab\there", "great white shark")
+    names = safe_names(titles)
+    assert names[0] == "a_b" and names[8] == "猫" and names[11] == "great white shark" and names[7] == "hidden"
+    assert len({name.casefold() for name in names}) == len(titles)
+    assert all(name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\t') and len(name) <= 90 for name in names)
+    assert names[3] == "class 3" and names[5] == "_con" and names[6] != "index.html"
