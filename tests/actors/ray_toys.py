@@ -101,3 +101,31 @@ class Squares:
             return job * job, os.getpid()
 
         return work
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A run that counts to ten through a file, so that a later attempt carries on; stops, fails or dies on demand."""
+
+    file: str
+    endless: bool = False
+    deaf: bool = False
+    fail: Any = None
+    die_at: int = -1
+    deaths: int = 1
+
+    def __call__(self, placement_group: Any, should_stop: Any, report: Any, attempt: int) -> dict[str, Any]:
+        path = Path(self.file)
+        count = int(path.read_text()) if path.exists() else 0
+        start = count
+        while (self.endless or count < 10) and (self.deaf or not should_stop()):
+            count += 1
+            path.write_text(str(count))
+            report({"phase": "distill", "done": count, "attempt": attempt})
+            if self.fail is not None:
+                raise self.fail
+            if count == self.die_at and attempt <= self.deaths:
+                os._exit(1)
+            time.sleep(0.02)
+        bundles = len(placement_group.bundle_specs)
+        return {"count": count, "start": start, "attempt": attempt, "bundles": bundles, "pid": os.getpid()}

@@ -1,0 +1,164 @@
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from raydd.actors.cluster import Cluster, bundles, connect, describe, disconnect, preflight, release, reserve
+from raydd.errors import ResourceError
+
+TWO_CORES = Cluster(({"CPU": 2.0},))
+
+
+def refusal(workers: int, threads: int, gpus: float, cluster: Cluster) -> str:
+    with pytest.raises(ResourceError) as caught:
+        preflight(bundles(workers, threads, gpus, cluster), cluster)
+    return str(caught.value)
+
+
+def test_more_cpus_than_there_are() -> None:
+    text = refusal(5, 1, 0, TWO_CORES)
+    assert "--workers=5 asks for 6 CPUs (1 for the driver, 5 x 1 for the workers); the cluster has 2." in text
+    assert "Lower --workers or --threads" in text
+
+
+def test_more_gpus_than_there_are() -> None:
+    cluster = Cluster(({"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0}))
+    assert "--workers=3 asks for 3 GPUs (3 x 1 for the workers); the cluster has 1." in refusal(3, 1, 1, cluster)
+    assert "--workers=2 asks for 2 GPUs" in refusal(2, 1, 1, TWO_CORES.__class__(({"CPU": 8.0},)))
+    preflight(bundles(4, 1, 0.25, cluster), cluster)
+
+
+def test_worker_larger_than_every_node() -> None:
+    text = refusal(1, 3, 0, Cluster(({"CPU": 2.0},) * 4))
+    assert "Each worker asks for 3 CPUs on one node; the largest node has 2. Lower --threads" in text
+
+
+def test_autoscaler_is_measured_by_its_limit() -> None:
+    growing = Cluster(({"CPU": 2.0},), {"CPU": 8.0})
+    preflight(bundles(5, 1, 0, growing), growing)
+    assert "the cluster has 8 even when it has grown to its limit" in refusal(8, 1, 0, growing)
+
+
+def test_driver_goes_to_the_nodes_that_stay() -> None:
+    spot = Cluster(({"CPU": 8.0, "driver": 8.0}, {"CPU": 4.0, "GPU": 1.0}))
+    assert bundles(1, 2, 1, spot) == [{"CPU": 1.0, "driver": 0.01}, {"CPU": 2.0, "GPU": 1.0}]
+    preflight(bundles(1, 2, 1, spot), spot)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_reserve_and_its_refusal() -> None:
+    connection = connect()
+    assert not connection.own and describe() == Cluster(describe().nodes, None) and describe().total("CPU") == 4
+    group = reserve([{"CPU": 1.0}] * 3, timeout=30)
+    with pytest.raises(ResourceError, match=r"--workers=2 within 0.3 s: asked for 3 x \(1 CPU\); the cluster has 4 CPUs .* NO_RESOURCES"):
+        reserve([{"CPU": 1.0}] * 3, timeout=0.3)
+    release(group)
+    release(reserve([{"CPU": 1.0}] * 3, timeout=30))
+    disconnect(connection)
+    assert ray.is_initialized()
+
+
+def in_own_process(program: str, **environment: str) -> str:
+    """What a program prints that starts or joins clusters without touching that of the tests."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parents[2],
+        env={**variables, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_local_cluster_needs_no_home_and_keeps_strangers_out(tmp_path: Path) -> None:
+    """Runs with an unwritable home, has as many CPUs as the run needs, and lets nobody in who lacks its token."""
+    shown = in_own_process(
+        """
+        import os, psutil, ray
+        from raydd.actors.cluster import connect, describe, disconnect
+        connection = connect(num_cpus=9, num_gpus=0, object_store_memory=100 * 2**20)
+        os.environ["RAY_AUTH_TOKEN"] = "0" * 64
+        import subprocess, sys
+        from raydd.actors import _compat
+        stranger = subprocess.run([sys.executable, "-c", _compat.PROBE, connection.address], capture_output=True, timeout=60)
+        os.environ["RAY_AUTH_TOKEN"] = connection.token
+        friend = subprocess.run([sys.executable, "-c", _compat.PROBE, connection.address], capture_output=True, timeout=60)
+        print(connection.own, describe().total("CPU"), stranger.returncode != 0, friend.returncode)
+        disconnect(connection)
+        print(ray.is_initialized(), [name for name in os.environ if name.startswith("RAY_AUTH")])
+        """,
+        HOME="/proc/nowhere",
+    )
+    first, second = shown.splitlines()
+    assert first.split() == ["True", "9.0", "True", "0"]
+    assert second == "False []"
+
+
+def test_own_setting_of_authentication_is_kept() -> None:
+    shown = in_own_process(
+        """
+        import os
+        from raydd.actors.cluster import connect, disconnect
+        connection = connect(object_store_memory=100 * 2**20)
+        print(repr(connection.token), os.environ["RAY_AUTH_MODE"])
+        disconnect(connection)
+        print(os.environ["RAY_AUTH_MODE"])
+        """,
+        RAY_AUTH_MODE="disabled",
+    )
+    assert shown.split() == ["''", "disabled", "disabled"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_joining_a_running_cluster() -> None:
+    address = ray.get_runtime_context().gcs_address
+    program = f"""
+        from raydd.actors.cluster import connect, describe, disconnect
+        connection = connect({address!r})
+        print(connection.own, describe().total("CPU"))
+        disconnect(connection)
+    """
+    assert in_own_process(program, RAY_AUTH_MODE="disabled").split() == ["True", "4.0"]
+    assert ray.cluster_resources()["CPU"] == 4
+
+
+@pytest.mark.parametrize("address", ["ray://somewhere:10001", "nonsense"])
+def test_address_that_is_none(address: str) -> None:
+    shown = in_own_process(
+        f"""
+        from raydd.actors.cluster import connect
+        from raydd.errors import ResourceError
+        try:
+            connect({address!r})
+        except ResourceError as error:
+            print(error)
+        """
+    )
+    assert shown.startswith(f"--address={address}") and "--address=local" in shown
+
+
+def test_nobody_answers() -> None:
+    """A port that takes connections but never speaks: Ray alone would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, started = server.getsockname()[1], time.monotonic()
+        shown = in_own_process(
+            f"""
+            from raydd.actors.cluster import connect
+            from raydd.errors import ResourceError
+            try:
+                connect("127.0.0.1:{port}", timeout=2)
+            except ResourceError as error:
+                print(error)
+            """
+        )
+    assert f"--address=127.0.0.1:{port}" in shown and "answered" in shown
+    assert time.monotonic() - started < 60
