@@ -49,13 +49,14 @@ def test_it_is_the_reference_recipe_on_torch_optim(digits: Digits) -> None:
 
 def test_numbers_are_summed_up_as_the_reference_does(digits: Digits) -> None:
     images, labels = random_real(digits.train, 10, 2, seed=0)
-    result = evaluate(digits.config, digits.model, images, labels, 0.05, digits.test, "cpu", nets=3, samples=4)
+    result = evaluate(digits.config, digits.model, images, labels, 0.2, digits.test, "cpu", nets=3, samples=4)
     assert len(result.accuracies) == len(result.train_loss) == 3 and len(set(result.accuracies)) > 1
     assert result.mean == pytest.approx(np.mean(result.accuracies)) and result.std == pytest.approx(np.std(result.accuracies, ddof=0))
     assert [epoch for epoch, _ in result.curve] == [1, 2, 3, 4] and result.curve[-1][1] == result.accuracies
     assert result.best == tuple(max(values) for values in zip(*(values for _, values in result.curve), strict=True))
+    assert any(best > final for best, final in zip(result.best, result.accuracies, strict=True))
     assert result.best_mean == pytest.approx(np.mean(result.best))
-    assert (result.protocol, result.epochs, result.lr) == ("mtt", 4, 0.05) and result.seconds > 0
+    assert (result.protocol, result.epochs, result.lr) == ("mtt", 4, 0.2) and result.seconds > 0
 
 
 def test_a_network_depends_on_seed_and_index_alone(digits: Digits) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,19 @@ def test_what_a_killed_writer_left_is_ignored_and_swept(store: Store, root: Path
 def test_a_shorter_trajectory_never_replaces_a_longer_one(store: Store, root: Path) -> None:
     Store.open(str(root), RECIPE).write(0, walk(3, seed=9), {})
     assert store.epochs(0) == 4 and np.array_equal(store.theta(0, 1), walk(4)[1])
+
+
+def test_writers_that_meet_leave_the_longest_of_each_expert(root: Path) -> None:
+    def build(epochs: int) -> None:
+        own = Store.open(str(root), RECIPE)
+        for expert in range(4):
+            own.write(expert, walk(epochs, seed=expert), {})
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(build, [1, 5, 2, 6, 3, 4]))
+    store = Store.open(str(root), RECIPE)
+    assert store.experts(6) == [0, 1, 2, 3]
+    assert not list(path_of(store).parent.glob(".*.tmp"))
 
 
 def test_readers_see_an_extension_and_keep_what_they_had(store: Store, root: Path) -> None:
