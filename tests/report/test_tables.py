@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from raydd.report import tables
-from raydd.report.rundata import steps_of
-from tests.report.sample import record
+from raydd.report.rundata import read_run, steps_of
+from tests.report.sample import finished, record
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,9 @@ def test_records_become_arrays_with_nan_for_null():
     assert np.array_equal(steps.score[2], [np.nan] * 3, equal_nan=True) and np.isnan(steps.entropy[2])
     assert steps.seconds["update"].tolist() == [0.5] * 3
     assert len(steps_of([])) == 0 and steps_of([]).score.shape == (0, 0)
+
+
+def test_the_later_evaluation_of_a_step_counts(tmp_path):
+    run = read_run(finished(tmp_path / "run"))
+    assert [(r["step"], r["accuracy_mean"]) for r in run.evaluations] == [(20, 0.41), (40, 0.66), (60, 0.6)]
+    assert run.random["accuracy_mean"] == 0.35 and run.problems == []
