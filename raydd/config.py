@@ -85,6 +85,8 @@ class ExpertConfig:
     """Multiply the learning rate by 0.1 once, after epoch index epochs // 2 + 1. Needs `epochs`."""
     augment: bool = True
     """Augment every real batch."""
+    seed: int = 0
+    """Seed of the experts, apart from the run's, so that runs of several seeds share one store."""
     together: int = 1
     """Experts trained side by side in one batched pass. Rounding differs from 1, so it is part of the store's name."""
 
@@ -248,7 +250,7 @@ def check(config: Config) -> None:
 
 _AT_LEAST = {
     "ipc": 1, "steps": 0, "seed": 0, "model.width": 1, "model.depth": 1, "experts.count": 1, "experts.epochs": 1,
-    "experts.batch_size": 1, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
+    "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
     "mtt.batch_syn": 1, "selection.candidates": 1, "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1,
     "evaluation.epochs": 0, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
     "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0,

@@ -21,7 +21,7 @@ from raydd.models import build
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
-from raydd.setup import Evaluator, final_jobs, prepare
+from raydd.setup import Evaluator, prepare, random_job, synthetic_job
 
 
 def silent(progress: dict[str, Any]) -> None:
@@ -167,5 +167,7 @@ def evaluate(path: str | Path, execution: Execution | None = None, **settings: A
             [f"--data={config.data.source}: these are not the images that {path} was distilled from. Point --data at the same ones."]
         )
     evaluator, synthetic = Evaluator(setup), found.synthetic
-    jobs = final_jobs(setup, synthetic, found.step)
-    return Comparison(*(evaluator(job) for job in jobs))
+    return Comparison(
+        synthetic=evaluator(synthetic_job(config, synthetic, found.step)),
+        random=evaluator(random_job(setup, synthetic.labels, found.step)),
+    )

@@ -26,12 +26,12 @@ from raydd.setup import (
     EvaluatorFactory,
     MethodFactory,
     Setup,
-    evaluation_rate,
     expert_store,
-    final_jobs,
     initial_set,
     needed_snapshots,
     prepare,
+    random_job,
+    synthetic_job,
 )
 from raydd.types import SyntheticSet
 
@@ -106,7 +106,7 @@ class Session:
         synthetic = initial_set(self._setup)
         self._folder.truncate_after(-1)
         if self._setup.config.evaluation.every:
-            self._evaluate(self._job(0, synthetic))
+            self._evaluate(synthetic_job(self._setup.config, synthetic, 0))
         return State.start(synthetic), synthetic.images
 
     def _resume(self) -> tuple[State, torch.Tensor] | None:
@@ -142,7 +142,7 @@ class Session:
             self._folder.append_fault(record["step"], kind, text)
         every = setup.config.evaluation.every
         if every and state.step % every == 0 and state.step < setup.config.steps:
-            self._evaluate(self._job(state.step, state.synthetic))
+            self._evaluate(synthetic_job(setup.config, state.synthetic, state.step))
         if state.step % setup.execution.checkpoint_every == 0:
             self.save(state)
         self._report({"phase": "distill", "done": state.step, "total": setup.config.steps, "loss": record["loss"]})
@@ -170,8 +170,8 @@ class Session:
         complete = state.step >= config.steps
         artifact.write(self._folder.synthetic, self._artifact(state))
         if complete and config.evaluation.at_end:
-            for job in final_jobs(setup, synthetic, state.step):
-                self._evaluate(job)
+            self._evaluate(synthetic_job(config, synthetic, state.step))
+            self._evaluate(random_job(setup, synthetic.labels, state.step))
         if complete:
             self._report({"phase": "evaluate", "done": 0, "total": len(self._pending)})
             self._collect(self._background.drain())
@@ -198,9 +198,6 @@ class Session:
             config=to_dict(replace(setup.config)),
             step=state.step,
         )
-
-    def _job(self, step: int, synthetic: SyntheticSet) -> EvaluationJob:
-        return EvaluationJob(step, "synthetic", synthetic.images, synthetic.labels, evaluation_rate(self._setup.config, synthetic))
 
     def _evaluate(self, job: EvaluationJob) -> None:
         place = (job.step, job.kind)

@@ -68,10 +68,10 @@ def initial_set(setup: Setup) -> SyntheticSet:
     return SyntheticSet(images, labels, step_size, torch.ones_like(labels))
 
 
-def real_images(setup: Setup, purpose: str) -> Tensor:
+def real_images(setup: Setup, purpose: str, draw: int = 0) -> Tensor:
     """`ipc` different random training images of each class in training space, (N, C, H, W) on the CPU, class-major."""
     train, classes = setup.dataset.train, len(setup.dataset.classes)
-    rows = random_rows(torch.tensor(train.labels), classes, setup.config.ipc, setup.config.seed, purpose)
+    rows = random_rows(torch.tensor(train.labels), classes, setup.config.ipc, setup.config.seed, purpose, draw)
     pixels = torch.tensor(train.images[rows.numpy()])
     return setup.transform.forward(pixels.to(setup.device)).cpu()
 
@@ -107,7 +107,10 @@ class MethodFactory:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """A set of images (N, C, H, W) in training space to train networks on, at learning rate `lr`; `kind` synthetic or random."""
+    """Images to train networks on, at learning rate `lr`; `kind` is synthetic or random.
+
+    images (S, N, C, H, W) in training space: one set for all networks (S = 1), or one for each (S = nets).
+    """
 
     step: int
     kind: str
@@ -135,38 +138,41 @@ class Evaluator:
         self._test = Resident.load(setup.dataset.test, setup.transform, setup.device)
 
     def __call__(self, job: EvaluationJob) -> dict[str, Any]:
-        setup = self._setup
-        result = evaluate(setup.config, setup.model, job.images, job.labels, job.lr, self._test, setup.device)
+        config, sets = self._setup.config, len(job.images)
+        nets = config.evaluation.nets if sets == 1 else 1
+        parts = [
+            evaluate(config, self._setup.model, images, job.labels, job.lr, self._test, self._setup.device, nets, first=first)
+            for first, images in enumerate(job.images)
+        ]
+        accuracies = torch.tensor([accuracy for part in parts for accuracy in part.accuracies], dtype=torch.float64)
+        best = torch.tensor([accuracy for part in parts for accuracy in part.best], dtype=torch.float64)
         return {
             "step": job.step,
             "kind": job.kind,
-            "accuracy_mean": result.mean,
-            "accuracy_std": result.std,
-            "best_mean": sum(result.best) / len(result.best),
-            "accuracies": list(result.accuracies),
-            "nets": len(result.accuracies),
-            "epochs": result.epochs,
-            "lr": result.lr,
-            "seconds": result.seconds,
+            "accuracy_mean": accuracies.mean().item(),
+            "accuracy_std": accuracies.std(correction=0).item(),
+            "best_mean": best.mean().item(),
+            "accuracies": accuracies.tolist(),
+            "nets": len(accuracies),
+            "epochs": parts[0].epochs,
+            "lr": job.lr,
+            "seconds": sum(part.seconds for part in parts),
         }
 
 
-def final_jobs(setup: Setup, synthetic: SyntheticSet, step: int) -> list[EvaluationJob]:
-    """The two evaluations that end a run: the synthetic set, and random real images of the same number.
+def synthetic_job(config: Config, synthetic: SyntheticSet, step: int) -> EvaluationJob:
+    """The evaluation of a synthetic set at `evaluation.lr`, else at its learned step size."""
+    return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, config.evaluation.lr or synthetic.step_size.item())
 
-    Real images have no learned rate; they get that of the experts, which were trained on real images too.
+
+def random_job(setup: Setup, labels: Tensor, step: int) -> EvaluationJob:
+    """The baseline that any distilled set must beat: random real images of the same number, another draw for each network.
+
+    They have no learned rate; they get that of the experts, which were trained on real images too.
     """
     config = setup.config
-    real = real_images(setup, "random-baseline")
-    return [
-        EvaluationJob(step, "synthetic", synthetic.images, synthetic.labels, evaluation_rate(config, synthetic)),
-        EvaluationJob(step, "random", real, synthetic.labels, config.evaluation.lr or config.experts.lr),
-    ]
-
-
-def evaluation_rate(config: Config, synthetic: SyntheticSet) -> float:
-    """The rate at which networks are trained on the synthetic set: `evaluation.lr`, else its learned step size."""
-    return config.evaluation.lr or synthetic.step_size.item()
+    draws = [real_images(setup, "random-baseline", draw) for draw in range(config.evaluation.nets)]
+    return EvaluationJob(step, "random", torch.stack(draws), labels, config.evaluation.lr or config.experts.lr)
 
 
 def needed_snapshots(config: Config) -> tuple[int, int]:

@@ -55,6 +55,7 @@ def evaluate(
     nets: int | None = None,
     seed: int | None = None,
     *,
+    first: int = 0,
     name: str = "mtt",
     samples: int = 10,
     together: bool | None = None,
@@ -62,7 +63,8 @@ def evaluate(
     """Train `nets` networks on images float32 (N, C, H, W) in training space with labels int64 (N,), and test them on `test`.
 
     `lr` is the start rate, usually the learned step size; `evaluation.lr` is the caller's business. `nets` and `seed` default to
-    `evaluation.nets` and the run's seed; network k depends on the seed and on k alone. `samples` is the number of epochs at which
+    `evaluation.nets` and the run's seed; network k depends on the seed and on k alone, with
+    k from `first`. `samples` is the number of epochs at which
     the test accuracy is sampled, the last one included; 1 tests once.
 
     `together` trains all networks in one batched pass, which differs by rounding. Default: on a GPU, which small sets leave
@@ -77,7 +79,7 @@ def evaluate(
     device, nets = torch.device(device), nets if nets is not None else config.evaluation.nets
     phases = protocol(name).schedule(config.evaluation.epochs, lr)
     total = sum(phase.epochs for phase in phases)
-    streams = Streams(config.seed if seed is None else seed, PURPOSE, tuple(range(nets)))
+    streams = Streams(config.seed if seed is None else seed, PURPOSE, tuple(range(first, first + nets)))
     networks = initial(model, streams, device)
     data = TensorBatches(images.detach().to(device), labels.to(device))
     vectorised = device.type == "cuda" if together is None else together

@@ -53,7 +53,7 @@ def recipe(config: Config, dataset: Dataset) -> dict[str, Any]:
         "decay_of_epochs": config.experts.epochs if config.experts.decay else None,
         "together": config.experts.together,
         "tf32": config.tf32,
-        "seed": config.seed,
+        "seed": config.experts.seed,
     }
 
 

@@ -73,7 +73,7 @@ def trajectories(
     (`raydd.experts.build.group_of`). Continuing from `start` gives the same bits as training at once where `resumable`.
     Raises `DivergenceError` when a loss stops being finite.
     """
-    streams = Streams(config.seed, PURPOSE, tuple(experts))
+    streams = Streams(config.experts.seed, PURPOSE, tuple(experts))
     networks = initial(model, streams, device) if start is None else Networks(start.thetas.to(device, copy=True))
     yield start or Snapshot(0, networks.thetas.to("cpu", copy=True))
     for done in fit(

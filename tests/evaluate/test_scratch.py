@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from raydd.augment import dsa
 from raydd.config import Config
+from raydd.coreset import random_rows
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate import evaluate, random_real
+from raydd.evaluate import evaluate
 from raydd.evaluate.scratch import sample_epochs
 from raydd.rng import stream
 from raydd.training import TensorBatches
@@ -21,15 +22,19 @@ def with_evaluation(digits: Digits, **settings: object) -> Config:
     return replace(digits.config, evaluation=replace(digits.config.evaluation, **settings))
 
 
+def real_images(digits: Digits, ipc: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return digits.train.batch(random_rows(digits.train.labels, 10, ipc, 0, "test"))
+
+
 def test_it_learns_digits(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 10, seed=0)
+    images, labels = real_images(digits, 10)
     config = with_evaluation(digits, epochs=12, batch_size=20)
     result = evaluate(config, digits.model, images, labels, 0.02, digits.test, "cpu")
     assert min(result.accuracies) > 0.5 and max(result.train_loss) < 1.5
 
 
 def test_it_is_the_reference_recipe_on_torch_optim(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 2, seed=0)
+    images, labels = real_images(digits, 2)
     result = evaluate(digits.config, digits.model, images, labels, 0.02, digits.test, "cpu", nets=2, seed=9)
     for index in range(2):
         theta = torch.nn.Parameter(digits.model.init(stream(9, 0, "evaluation-init", index)))
@@ -48,7 +53,7 @@ def test_it_is_the_reference_recipe_on_torch_optim(digits: Digits) -> None:
 
 
 def test_numbers_are_summed_up_as_the_reference_does(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 2, seed=0)
+    images, labels = real_images(digits, 2)
     result = evaluate(digits.config, digits.model, images, labels, 0.2, digits.test, "cpu", nets=3, samples=4)
     assert len(result.accuracies) == len(result.train_loss) == 3 and len(set(result.accuracies)) > 1
     assert result.mean == pytest.approx(np.mean(result.accuracies)) and result.std == pytest.approx(np.std(result.accuracies, ddof=0))
@@ -60,21 +65,22 @@ def test_numbers_are_summed_up_as_the_reference_does(digits: Digits) -> None:
 
 
 def test_a_network_depends_on_seed_and_index_alone(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 2, seed=0)
+    images, labels = real_images(digits, 2)
     arguments = (digits.config, digits.model, images, labels, 0.02, digits.test, "cpu")
     two, three = evaluate(*arguments, nets=2), evaluate(*arguments, nets=3, samples=1)
+    assert evaluate(*arguments, nets=1, first=1).accuracies == two.accuracies[1:]
     assert two.accuracies == three.accuracies[:2] and [epoch for epoch, _ in three.curve] == [4]
     assert two.train_loss == three.train_loss[:2] != evaluate(*arguments, nets=2, seed=1).train_loss
 
 
 def test_the_batched_pass_gives_the_same_networks(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 2, seed=0)
+    images, labels = real_images(digits, 2)
     arguments = (digits.config, digits.model, images, labels, 0.02, digits.test, "cpu")
     assert evaluate(*arguments, together=True).train_loss == pytest.approx(evaluate(*arguments).train_loss, rel=1e-4)
 
 
 def test_the_images_are_not_touched(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 1, seed=0)
+    images, labels = real_images(digits, 1)
     images = images.requires_grad_()
     before = images.detach().clone()
     evaluate(digits.config, digits.model, images, labels, 0.02, digits.test, "cpu", nets=1, samples=1)
@@ -87,7 +93,7 @@ def test_sampled_epochs_end_with_the_last() -> None:
 
 
 def test_bad_input_is_refused_in_words(digits: Digits) -> None:
-    images, labels = random_real(digits.train, 10, 1, seed=0)
+    images, labels = real_images(digits, 1)
 
     def run(images: torch.Tensor = images, labels: torch.Tensor = labels, lr: float = 0.01, **options: object) -> None:
         evaluate(digits.config, digits.model, images, labels, lr, TensorBatches(images, labels), "cpu", **options)
