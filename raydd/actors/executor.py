@@ -26,7 +26,7 @@ class RayExecutor:
         self._sent: tuple[SyntheticSet, Any, tuple[object, ...]] | None = None
         self._reference: Any = None
         self._scored_by: dict[Candidate, int] = {}
-        self.last_transfer_seconds = 0.0
+        self.transfer_seconds = 0.0
         """Of the last call: its wall time less the longest time that one worker computed."""
 
     def score(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Score]:
@@ -35,7 +35,7 @@ class RayExecutor:
         values, workers = self._pool.score(self._send(synthetic, draws), candidates)
         self._scored_by = dict(zip(candidates, workers, strict=True))
         busy = [sum(value[1] for value, by in zip(values, workers, strict=True) if by == worker) for worker in set(workers)]
-        self.last_transfer_seconds = time.perf_counter() - started - max(busy, default=0.0)
+        self.transfer_seconds = time.perf_counter() - started - max(busy, default=0.0)
         return [Score(loss, seconds) for loss, seconds in values]
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: Any) -> Update:
@@ -45,7 +45,7 @@ class RayExecutor:
         loss, images, step_size, seconds = self._pool.update(self._send(synthetic, draws), candidate, worker)
         # Copies: the arrays are shared memory, which must not be written to and is freed with the reference.
         update = Update(loss, torch.from_numpy(images.copy()), torch.from_numpy(step_size.copy()), seconds)
-        self.last_transfer_seconds = time.perf_counter() - started - seconds
+        self.transfer_seconds = time.perf_counter() - started - seconds
         return update
 
     def drain_events(self) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ class WorkerOptions:
 
     threads         CPU threads, and CPUs asked from Ray, of each worker; 0 asks for none
     gpus            GPUs of each worker; a fraction shares one
-    device          where workers put the synthetic set: "cpu" or "cuda"
+    device          where workers put the synthetic set: "cpu", "cuda", or "auto": CUDA where the worker finds it
     max_restarts    worker deaths survived; preemptions are counted apart and are free
     answer_timeout  seconds a busy worker may stay silent before it is killed and counted as dead
     start_timeout   seconds a worker may take to start and build its method
@@ -36,7 +36,7 @@ class WorkerOptions:
 
 
 def worker_options(execution: Execution, device: str, gpus: float, resume: str) -> WorkerOptions:
-    """The options that a run's execution settings ask for; `device` is resolved, never "auto"."""
+    """The options that a run's execution settings ask for."""
     return WorkerOptions(
         threads=execution.threads,
         gpus=gpus,

@@ -10,6 +10,7 @@ import ray
 import torch
 
 from raydd.actors.placement import about_this_process
+from raydd.devices import resolve
 from raydd.methods.base import Method
 from raydd.types import Candidate, SyntheticSet
 
@@ -36,13 +37,13 @@ class Parcel:
         parts = (synthetic.images, synthetic.labels, synthetic.step_size, synthetic.stages)
         return Parcel(key, *(part.detach().cpu().numpy() for part in parts), draws)
 
-    def unpack(self, device: str) -> SyntheticSet:
+    def unpack(self, device: torch.device) -> SyntheticSet:
         """Tensors that belong to the caller alone. The arrays lie in memory shared with other processes: nobody may write there."""
         return SyntheticSet(*(_own(part, device) for part in (self.images, self.labels, self.step_size, self.stages)))
 
 
-def _own(array: np.ndarray, device: str) -> torch.Tensor:
-    if device == "cpu":
+def _own(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    if device.type == "cpu":
         return torch.from_numpy(array.copy())
     with warnings.catch_warnings():
         # torch warns of read-only memory; it is only read here, on its way to the device.
@@ -56,8 +57,9 @@ class Worker:
 
     def __init__(self, index: int, factory: Factory, threads: int, device: str):
         torch.set_num_threads(max(1, threads))
-        self._index, self._factory, self._device = index, factory, device
+        self._index, self._factory, self._device_name = index, factory, device
         self._method: Method | None = None
+        self._device = torch.device("cpu")
         self._key, self._synthetic = -1, None
 
     def __repr__(self) -> str:
@@ -65,6 +67,7 @@ class Worker:
 
     def ready(self) -> dict[str, Any]:
         """Build the method. Not done in `__init__`, where Ray would turn an exception into the death of the actor."""
+        self._device = resolve(self._device_name)
         self._method = self._factory()
         return about_this_process()
 

@@ -1,0 +1,74 @@
+"""A whole run on Ray: connect, refuse what cannot be had, host the run in a driver actor and follow it."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from ray.util.placement_group import PlacementGroup
+
+from raydd import plan
+from raydd.actors.cluster import Cluster, Connection, bundles, connect, describe, disconnect, preflight
+from raydd.actors.driver import drive
+from raydd.actors.options import WorkerOptions, worker_options
+from raydd.actors.services import RayServices
+from raydd.config import Config, Execution
+from raydd.run import Report, run
+from raydd.runfolder import RunFolder
+
+
+@dataclass(frozen=True)
+class HostedRun:
+    """What the driver actor calls: the run in its folder, with workers in the bundles after its own."""
+
+    config: Config
+    execution: Execution
+    workers: int
+    options: WorkerOptions
+
+    def __call__(self, placement_group: PlacementGroup, should_stop: Callable[[], bool], report: Report, attempt: int) -> dict[str, Any]:
+        before = [("driver", f"the driver died; attempt {attempt} carries on from the last checkpoint")] if attempt > 1 else []
+        services = RayServices(self.workers, self.options, placement_group, before)
+        with RunFolder.open(self.execution.run) as folder:
+            return run(folder, self.config, self.execution, services, should_stop, report)
+
+
+def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str, Any]:
+    """The run of `execution.run` on Ray; returns the content of its result.json.
+
+    `execution.run` is absolute and reachable from every node. Ctrl-C stops at the next step, see `drive`. Raises
+    `ResourceError` before anything starts when the cluster cannot hold it, and the errors of the run.
+    """
+    workers = plan.worker_count(config, execution)
+    with _connected(execution, workers) as (cluster, options):
+        wanted = bundles(workers, options.threads, options.gpus, cluster)
+        # Fast machines near each other; but on a cluster a lost node should take one worker, not all.
+        strategy = "PACK" if execution.address == "local" else "SPREAD"
+        hosted = HostedRun(config, execution, workers, options)
+        return drive(hosted, wanted, report, strategy=strategy, resume=options.resume)
+
+
+@contextlib.contextmanager
+def ray_services(config: Config, execution: Execution) -> Iterator[RayServices]:
+    """Services on a cluster for the duration, for jobs alone: as many workers as there are devices, unless --workers says."""
+    with _connected(execution, execution.workers or len(psutil.Process().cpu_affinity())) as (cluster, options):
+        devices = cluster.total("GPU") if options.gpus else cluster.total("CPU") // max(1, options.threads)
+        workers = execution.workers or max(1, int(devices))
+        preflight(bundles(workers, options.threads, options.gpus, cluster), cluster)
+        yield RayServices(workers, options)
+
+
+@contextlib.contextmanager
+def _connected(execution: Execution, workers: int) -> Iterator[tuple[Cluster, WorkerOptions]]:
+    """A cluster with at least the logical CPUs that so many workers and a driver ask for, when it is started here."""
+    connection: Connection = connect(execution.address, num_cpus=1 + workers * execution.threads)
+    try:
+        cluster = describe()
+        here = torch.cuda.is_available() if execution.address == "local" else cluster.total("GPU") > 0
+        gpus = 1.0 if execution.device == "cuda" or (execution.device == "auto" and here) else 0.0
+        resume = f"raydd distill --resume {execution.run}" if execution.run else ""
+        yield cluster, worker_options(execution, execution.device, gpus, resume)
+    finally:
+        disconnect(connection)
