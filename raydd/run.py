@@ -17,7 +17,6 @@ from raydd.distill import Record, State, distill
 from raydd.errors import StoreError
 from raydd.experts.build import Progress, train_missing
 from raydd.experts.store import Store
-from raydd.files import read_lines
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.services import Services
@@ -126,7 +125,7 @@ class Session:
 
     def _resubmit(self, found: checkpoint.Checkpoint) -> None:
         """Evaluations that were under way at the checkpoint and whose records never came."""
-        done = {(record["step"], record["kind"]) for record in self._recorded()}
+        done = {(record["step"], record["kind"]) for record in self._folder.read_evaluations()}
         for entry in found.state["pending"]:
             place = (entry["step"], entry["kind"])
             if place not in done:
@@ -175,7 +174,7 @@ class Session:
         if complete:
             self._report({"phase": "evaluate", "done": 0, "total": len(self._pending)})
             self._collect(self._background.drain())
-        last = {record["kind"]: record for record in self._recorded() if record["step"] == state.step}
+        last = {record["kind"]: record for record in self._folder.read_evaluations() if record["step"] == state.step}
         evaluation = _summary(last) if complete and config.evaluation.at_end else None
         self._folder.write_result(images_sha256(synthetic.images), state.step, self._seconds(), evaluation)
         write_report(self._folder.path)
@@ -211,9 +210,6 @@ class Session:
             self._pending.pop(tuple(place), None)
             self._report({"phase": "evaluation", **record})
         return sum(record["seconds"] for _, record in results)
-
-    def _recorded(self) -> list[dict[str, Any]]:
-        return read_lines(self._folder.evaluations) if self._folder.evaluations.exists() else []
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

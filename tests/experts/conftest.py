@@ -49,8 +49,7 @@ def setting(digits: Dataset, tmp_path: Path) -> Setting:
     """Two experts of three epochs."""
     config = Config(
         model=ModelConfig(width=8, depth=2),
-        experts=ExpertConfig(count=2, epochs=3, batch_size=32),
+        experts=ExpertConfig(count=2, epochs=3, batch_size=32, seed=4),
         mtt=MTTConfig(max_start_epoch=2, expert_epochs=1),
-        seed=4,
     )
     return Setting(config, digits, Transform.fit(digits, config.data), str(tmp_path / "experts"))

@@ -147,7 +147,7 @@ def test_the_name_holds_data_model_augmentation_and_seed(setting: Setting) -> No
     config = setting.config
     keys = {setting.store().key}
     others = [
-        replace(config, seed=5),
+        replace(config, experts=replace(config.experts, seed=5)),
         replace(config, tf32=True),
         replace(config, model=replace(config.model, width=9)),
         replace(config, data=replace(config.data, zca=True)),

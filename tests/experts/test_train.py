@@ -65,7 +65,7 @@ def test_an_expert_is_the_same_alone_and_among_others(setting: Setting, momentum
 
 def test_experts_differ_from_each_other_and_between_seeds(setting: Setting) -> None:
     thetas = walk(setting, [0, 1])[-1].thetas
-    other = walk(replace(setting, config=replace(setting.config, seed=5)), [0])[-1].thetas
+    other = walk(replace(setting, config=replace(setting.config, experts=replace(setting.config.experts, seed=5))), [0])[-1].thetas
     assert not torch.equal(thetas[0], thetas[1]) and not torch.equal(thetas[0], other[0])
 
 
