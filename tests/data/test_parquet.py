@@ -20,7 +20,14 @@ def read(folder: Path) -> Dataset:
     return load(DataConfig(source=f"parquet:{folder}"))
 
 
-def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, write_parquet: Write):
+def test_shards_are_read_in_the_order_of_their_names(tmp_path: Path, write_parquet: Write, monkeypatch: pytest.MonkeyPatch):
+    listed = Path.glob
+
+    def glob(folder: Path, pattern: str) -> list[Path]:
+        paths = sorted(listed(folder, pattern))
+        return paths[2:] + paths[:2]  # neither ascending nor descending
+
+    monkeypatch.setattr(Path, "glob", glob)
     for shard in (2, 0, 1):
         write_parquet(tmp_path / "set" / f"train-0000{shard}-of-00003.parquet", noise(2, seed=shard), [shard, 1])
     write_parquet(tmp_path / "set" / "test-00000-of-00001.parquet", noise(3), [0, 1, 2])
