@@ -162,6 +162,8 @@ class EvaluationConfig:
     batch_size: int = 256
     augment: bool = True
     """Augment the synthetic batches with `augment.strategy`."""
+    samples: int = 5
+    """Epochs at which the test accuracy is taken, the last one included; `best` is the highest of them."""
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ _AT_LEAST = {
     "ipc": 1, "steps": 0, "seed": 0, "model.width": 1, "model.depth": 1, "experts.count": 1, "experts.epochs": 1,
     "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
     "mtt.batch_syn": 1, "selection.candidates": 1, "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1,
-    "evaluation.epochs": 0, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
+    "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
     "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0,
 }  # fmt: skip
 _ABOVE = {

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydd import artifact, plan
+from raydd import artifact, devices, plan
 from raydd.artifact import Artifact
 from raydd.config import Config, Execution, check, from_dict
 from raydd.data import source_info
-from raydd.devices import resolve
 from raydd.errors import ConfigError
 from raydd.models import build
 from raydd.run import Report, build_experts, identity, run
@@ -70,7 +69,7 @@ def _see_through(config: Config, execution: Execution, report: Report) -> dict[s
 def run_inline(config: Config, execution: Execution, report: Report = silent) -> dict[str, Any]:
     """The run in this process, stopping cleanly at the next step on Ctrl-C or SIGTERM."""
     with RunFolder.open(execution.run) as folder, stop_on_signals() as should_stop:
-        return run(folder, config, execution, InlineServices(resolve(execution.device)), should_stop, report)
+        return run(folder, config, execution, InlineServices(devices.resolve(execution.device)), should_stop, report)
 
 
 @contextlib.contextmanager
@@ -105,7 +104,7 @@ def train_experts(config: Config, execution: Execution | None = None, report: Re
 def services_for(config: Config, execution: Execution) -> Iterator[Services]:
     """Inline services for `workers` 0, else a Ray cluster for the duration."""
     if plan.worker_count(config, execution) == 0:
-        yield InlineServices(resolve(execution.device))
+        yield InlineServices(devices.resolve(execution.device))
         return
     from raydd.actors import ray_services
 
@@ -116,11 +115,12 @@ def services_for(config: Config, execution: Execution) -> Iterator[Services]:
 def predict(config: Config, execution: Execution | None = None) -> plan.Plan:
     """Predicted memory and seconds per step; named data sets need not be on disk."""
     check(config)
+    execution = execution or Execution()
     info = source_info(config.data)
     if info is None:
-        setup = prepare(config, execution or Execution())
-        return plan.predict(config, execution or Execution(), setup.model)
-    return plan.predict(config, execution or Execution(), build(config.model, info.shape, info.classes))
+        return plan.predict(config, execution, prepare(config, execution).model)
+    devices.prepare(execution.threads, execution.deterministic, config.tf32)
+    return plan.predict(config, execution, build(config.model, info.shape, info.classes))
 
 
 @dataclass(frozen=True)

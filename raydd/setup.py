@@ -141,7 +141,18 @@ class Evaluator:
         config, sets = self._setup.config, len(job.images)
         nets = config.evaluation.nets if sets == 1 else 1
         parts = [
-            evaluate(config, self._setup.model, images, job.labels, job.lr, self._test, self._setup.device, nets, first=first)
+            evaluate(
+                config,
+                self._setup.model,
+                images,
+                job.labels,
+                job.lr,
+                self._test,
+                self._setup.device,
+                nets,
+                first=first,
+                samples=config.evaluation.samples,
+            )
             for first, images in enumerate(job.images)
         ]
         accuracies = torch.tensor([accuracy for part in parts for accuracy in part.accuracies], dtype=torch.float64)
