@@ -1,8 +1,14 @@
 """Environment of every test: one thread, a local Ray without authentication, and the recorded reference numbers."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+_CACHE = tempfile.mkdtemp(prefix="raydd-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ.update(
+    RAYDD_CACHE=_CACHE,
     RAY_AUTH_MODE="disabled",
     RAY_DEDUP_LOGS="0",
     RAY_USAGE_STATS_ENABLED="0",

@@ -18,8 +18,11 @@ def relative(actual: Tensor, expected: Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def three_ways(network, start: Tensor, target: Tensor, data, inner) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    derivatives = metagrad.autograd_derivatives(network)
+DERIVATIVES = {"autograd": metagrad.autograd_derivatives, "fastest": metagrad.derivatives_of}
+
+
+def three_ways(network, start: Tensor, target: Tensor, data, inner, kind="fastest") -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    derivatives = DERIVATIVES[kind](network)
     place = (data.images, data.labels, data.step_size, inner)
     thetas = metagrad.walk(derivatives, start, *place)
     return {
@@ -32,31 +35,32 @@ def three_ways(network, start: Tensor, target: Tensor, data, inner) -> dict[str,
 @pytest.mark.golden
 @pytest.mark.parametrize("kind", ["full", "batch3"])
 @pytest.mark.parametrize("steps", [1, 4, 8])
-@pytest.mark.parametrize("mode", ["adjoint", "unroll"])
+@pytest.mark.parametrize("mode", ["autograd", "fastest", "unroll"])
 def test_equals_the_reference_unroll(golden, kind: str, steps: int, mode: str) -> None:
     case = golden("mtt_unroll")
     network = build(ModelConfig(width=16), (3, 32, 32), 4)
     images, labels, start, target = (torch.tensor(case[f"in_{name}"]) for name in ("images", "labels", "theta_0", "theta_target"))
     place = (images, labels, torch.tensor(case["in_lr"]), recorded_batches(case[f"in_indices_N{steps}_{kind}"]))
-    derivatives = metagrad.autograd_derivatives(network)
+    derivatives = DERIVATIVES.get(mode, metagrad.autograd_derivatives)(network)
     thetas = metagrad.walk(derivatives, start, *place)
     assert relative(thetas[-1], torch.tensor(case[f"out_N{steps}_{kind}_theta_N"])) <= 1e-9
-    if mode == "adjoint":
-        result = metagrad.adjoint(derivatives, thetas, target, *place)
-    else:
+    if mode == "unroll":
         result = metagrad.unroll(network, start, target, *place)
+    else:
+        result = metagrad.adjoint(derivatives, thetas, target, *place)
     for actual, name in zip(result, ("loss", "grad_images", "grad_lr"), strict=True):
         assert relative(actual, torch.tensor(case[f"out_N{steps}_{kind}_{name}"])) <= 1e-9, name
 
 
 @pytest.mark.golden
-def test_equals_the_reference_through_the_augmentation(golden) -> None:
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_equals_the_reference_through_the_augmentation(golden, kind: str) -> None:
     case = golden("mtt_unroll_augmented")
     network = build(ModelConfig(width=16), (3, 32, 32), 4)
     augmentation = [recorded_draw(case, DSA_OPERATIONS[op], f"in_step{step}") for step, op in enumerate(case["in_operation"])]
     inner = recorded_batches(case["in_indices"], augmentation)
     place = (torch.tensor(case["in_images"]), torch.tensor(case["in_labels"]), torch.tensor(case["in_lr"]), inner)
-    derivatives = metagrad.autograd_derivatives(network)
+    derivatives = DERIVATIVES[kind](network)
     thetas = metagrad.walk(derivatives, torch.tensor(case["in_theta_0"]), *place)
     result = metagrad.adjoint(derivatives, thetas, torch.tensor(case["in_theta_target"]), *place)
     assert relative(thetas[-1], torch.tensor(case["out_theta_N"])) <= 1e-8
@@ -66,12 +70,13 @@ def test_equals_the_reference_through_the_augmentation(golden) -> None:
 
 @pytest.mark.parametrize("batch_syn", [None, 3])
 @pytest.mark.parametrize("operation", [*DSA_OPERATIONS, "color_crop_cutout_flip_scale_rotate", "none"])
-def test_adjoint_equals_unroll(batch_syn: int | None, operation: str) -> None:
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_adjoint_equals_unroll(batch_syn: int | None, operation: str, kind: str) -> None:
     network = model()
     data, experts = synthetic(network, dtype=torch.float64), table(network, 1, 1, torch.float64)
     config = Config(mtt=MTTConfig(syn_steps=9, batch_syn=batch_syn))
     config = replace(config, augment=replace(config.augment, strategy=operation))
-    ways = three_ways(network, experts.theta(0, 0), experts.theta(0, 1), data, batches(config, len(data.images), 8))
+    ways = three_ways(network, experts.theta(0, 0), experts.theta(0, 1), data, batches(config, len(data.images), 8), kind)
     for actual, expected in zip(ways["adjoint"], ways["unroll"], strict=True):
         assert relative(actual, expected) <= 1e-10
 
@@ -92,7 +97,7 @@ def test_step_size_gradient_equals_a_central_difference() -> None:
     network = model(ModelConfig(width=8, depth=2, activation="swish"))
     data, experts = synthetic(network, dtype=torch.float64), table(network, 1, 1, torch.float64)
     inner = batches(Config(mtt=MTTConfig(syn_steps=5)), len(data.images), 8)
-    derivatives, start, target = metagrad.autograd_derivatives(network), experts.theta(0, 0), experts.theta(0, 1)
+    derivatives, start, target = metagrad.derivatives_of(network), experts.theta(0, 0), experts.theta(0, 1)
 
     def loss(step_size: float, images: Tensor = data.images) -> float:
         thetas = metagrad.walk(derivatives, start, images, data.labels, torch.tensor(step_size, dtype=torch.float64), inner)
