@@ -8,7 +8,8 @@ The `_tangent` functions carry every value together with its derivative along a 
 so that a pair costs one library call: (value, tangent) on the way up, (tangent, value) on the way down. The product rule of the
 weight gradient, tangent of the output with the input plus output with the tangent of the input, is then one call over the stack.
 
-Maps are contiguous (B, H, W, C), the layout in which convolutions on a CPU are fastest.
+Maps are contiguous (B, H, W, C), the layout in which convolutions on a CPU are fastest. A tiled block convolves raised maps
+(`convnet_tiles`): its weights, and the gradient of them that it adds to, are raised too.
 """
 
 from typing import NamedTuple
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
+from raydd.models import convnet_tiles as tiles
+
 EPS = 1e-5
 _convolution_backward = torch.ops.aten.convolution_backward.default
 _masked = torch.ops.aten.threshold_backward
 
 
 class Layer(NamedTuple):
-    """Parameters of a block, or a direction or a gradient in them: weight (O, I, 3, 3), bias, scale and shift (O,)."""
+    """Parameters of a block, or a direction or a gradient in them: weight (O, I, 3, 3) or raised (6 O, I, 1, 3), others (O,)."""
 
     weight: Tensor
     bias: Tensor
@@ -32,15 +35,16 @@ class Layer(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Padding of the convolution in pixels; whether the block normalises and pools."""
+    """Padding of the convolution in pixels; whether the block normalises, pools, and is tiled (then the padding is 1)."""
 
     padding: int
     norm: bool
     pool: bool
+    tiled: bool = False
 
 
 class Saved(NamedTuple):
-    """What the way down needs from the way up: input, activation, and for normalisation xhat and `inverse` (B, 1, 1, O).
+    """What the way down needs from the way up: (raised) input, activation, and for normalisation xhat and `inverse` (B, 1, 1, O).
 
     The tangent pass keeps the stacked input, the tangent of xhat, and slope = mean(xhat * tangent of u), (B, 1, 1, O).
     """
@@ -55,7 +59,8 @@ class Saved(NamedTuple):
 
 def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H', W', O) for the input map (B, H, W, I)."""
-    u = _convolve(form, x, layer.weight)
+    x = _raise(form, x)
+    u = _lower(form, _convolve(form, x, layer.weight))
     if not form.norm:
         y = u.add_(layer.bias).relu_()
         return _pool(form, y), Saved(x, y)
@@ -73,9 +78,9 @@ def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to
         du.sub_(mean).addcmul_(saved.xhat, dot, value=-1).mul_(layer.scale * saved.inverse)
     else:
         grad.bias.add_(du.sum((0, 1, 2)))
-    dx, dweight = _pull(form, du, saved.x, layer.weight, to_input)
+    dx, dweight = _pull(form, _raise_gradient(form, du), saved.x, layer.weight, to_input)
     grad.weight.add_(dweight)
-    return dx
+    return _lower_gradient(form, dx) if to_input else None
 
 
 def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
@@ -86,8 +91,11 @@ def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[
     if _fixed(x):
         u, moved = _convolve(form, x, layer.weight), _convolve(form, x, along.weight)
     else:
-        u, moved = _convolve(form, x.flatten(0, 1), layer.weight).unflatten(0, (2, -1))
-        moved += _convolve(form, x[0], along.weight)
+        x = _raise(form, x.flatten(0, 1))
+        product = _convolve(form, x, layer.weight)
+        product[len(x) // 2 :] += _convolve(form, x[: len(x) // 2], along.weight)
+        u, moved = _lower(form, product).unflatten(0, (2, -1))
+        x = x.unflatten(0, (2, -1))
     y = u.new_empty((2, *u.shape))
     if form.norm:
         xhat, inverse = _normalise(u)
@@ -122,9 +130,10 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
         dx, dweight = _pull(form, du[0], saved.x, layer.weight)
         dx += _pull_input(form, du[1], saved.x, along.weight)
     else:
-        dx, dweight = _pull(form, du.flatten(0, 1), saved.x.flatten(0, 1), layer.weight)
-        dx = dx.unflatten(0, (2, -1))
-        dx[0] += _pull_input(form, du[1], saved.x[0], along.weight)
+        du = _raise_gradient(form, du.flatten(0, 1))
+        dx, dweight = _pull(form, du, saved.x.flatten(0, 1), layer.weight)
+        dx[: len(dx) // 2] += _pull_input(form, du[len(dx) // 2 :], saved.x[0], along.weight)
+        dx = _lower_gradient(form, dx).unflatten(0, (2, -1))
     grad.weight.add_(dweight)
     return dx
 
@@ -180,24 +189,48 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def _raise(form: Form, x: Tensor) -> Tensor:
+    return tiles.raise_input(x) if form.tiled else x
+
+
+def _lower(form: Form, product: Tensor) -> Tensor:
+    return tiles.lower_output(product) if form.tiled else product
+
+
+def _raise_gradient(form: Form, du: Tensor) -> Tensor:
+    return tiles.raise_gradient(du) if form.tiled else du
+
+
+def _lower_gradient(form: Form, product: Tensor) -> Tensor:
+    return tiles.lower_gradient(product) if form.tiled else product
+
+
+def _geometry(form: Form) -> tuple[list[int], int]:
+    """Padding down and across, and groups, of the convolution."""
+    return ([0, 1], tiles.POINTS) if form.tiled else ([form.padding] * 2, 1)
+
+
 def _convolve(form: Form, x: Tensor, weight: Tensor) -> Tensor:
-    return _rows(conv2d(_planes(x), weight, padding=form.padding))
+    padding, groups = _geometry(form)
+    return _rows(conv2d(_planes(x), weight, padding=padding, groups=groups))
 
 
 def _pull(form: Form, du: Tensor, x: Tensor, weight: Tensor, to_input: bool = True) -> tuple[Tensor | None, Tensor]:
     """Gradients of the convolution's input, when wanted, and weight."""
-    dx, dweight, _ = _convolution_backward(
-        _planes(du), _planes(x), weight, None, [1, 1], [form.padding] * 2, [1, 1], False, [0, 0], 1, [to_input, True, False]
-    )
+    dx, dweight = _derive(form, du, x, weight, to_input, True)
     return (_rows(dx) if to_input else None), dweight
 
 
 def _pull_input(form: Form, du: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Gradient of the convolution's input; x gives only the shape."""
-    dx, _, _ = _convolution_backward(
-        _planes(du), _planes(x), weight, None, [1, 1], [form.padding] * 2, [1, 1], False, [0, 0], 1, [True, False, False]
-    )
-    return _rows(dx)
+    return _rows(_derive(form, du, x, weight, True, False)[0])
+
+
+def _derive(form: Form, du: Tensor, x: Tensor, weight: Tensor, to_input: bool, to_weight: bool) -> tuple[Tensor | None, Tensor | None]:
+    padding, groups = _geometry(form)
+    return _convolution_backward(
+        _planes(du), _planes(x), weight, None, [1, 1], padding, [1, 1], False, [0, 0], groups, [to_input, to_weight, False]
+    )[:2]
 
 
 def _pool(form: Form, y: Tensor) -> Tensor:

@@ -23,13 +23,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydd.config import ModelConfig
-from raydd.models import convnet_block, convnet_first_block
+from raydd.models import convnet_block, convnet_first_block, convnet_tiles
 from raydd.models.convnet_block import Form, Layer
 
 CHUNK_BYTES = {"cpu": 5 << 20}
 """Bytes of first-block output per chunk, by device type: a few such maps fit in a processor's last-level cache."""
 OTHER_CHUNK_BYTES = 1 << 30
 """The same for device types not named above, where the number of kernel launches counts instead."""
+
+
+TILED_WIDTH = 64
+"""Channels from which the tiled convolutions are faster, on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,16 @@ class ConvNetSpec:
     norm: bool
     pool: bool
 
-    def forms(self) -> list[Form]:
-        """Every block. The first convolution of grey images is padded by 3."""
-        first = 3 if self.shape[0] == 1 else 1
-        return [Form(first if block == 0 else 1, self.norm, self.pool) for block in range(self.depth)]
+    def forms(self, device: str = "cpu") -> list[Form]:
+        """Every block, as computed on a type of device. The first convolution of grey images is padded by 3."""
+        wide = device == "cpu" and self.width >= TILED_WIDTH
+        forms, sides = [], self.shape[1:]
+        for block in range(self.depth):
+            padding = 3 if self.shape[0] == 1 and block == 0 else 1
+            sides = [side + 2 * padding - 2 for side in sides]
+            forms.append(Form(padding, self.norm, self.pool, tiled=block > 0 and wide and sides[0] % 4 == 0))
+            sides = [side // 2 if self.pool else side for side in sides]
+        return forms
 
     def sides(self) -> tuple[int, int]:
         """Height and width of the last map."""
@@ -59,7 +69,7 @@ class ConvNetSpec:
 
 
 class _Parameters(NamedTuple):
-    """Views of a flat vector: the blocks, and the classifier (classes, F) and (classes,)."""
+    """Parts of a flat vector: the blocks, and the classifier (classes, F) and (classes,)."""
 
     layers: list[Layer]
     weight: Tensor
@@ -89,8 +99,8 @@ def gradient(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor) -
 
     images (B, C, H, W), labels int64 (B,); float32 or float64. The gradient of a convolution bias before a normalisation is zero.
     """
-    network, total, loss = _ready(_views(spec, theta)), torch.zeros_like(theta), theta.new_zeros(())
-    grad = _views(spec, total)
+    network, total, loss = _ready(spec, theta), torch.zeros_like(theta), theta.new_zeros(())
+    grad = _accumulators(spec, total)
     for x, y in _chunks(spec, images, labels):
         loss += _gradient_of_chunk(spec, network, grad, x, y, 1 / len(labels))
     return loss, _flat(spec, total, grad)
@@ -102,9 +112,9 @@ def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tenso
 
     theta and direction (P,), images (B, C, H, W), labels int64 (B,); float32 or float64.
     """
-    network, along = _ready(_views(spec, theta)), _ready(_views(spec, direction))
+    network, along = _ready(spec, theta), _ready(spec, direction)
     total, slope, towards_images = torch.zeros_like(theta), theta.new_zeros(()), []
-    grad = _views(spec, total)
+    grad = _accumulators(spec, total)
     for x, y in _chunks(spec, images, labels):
         moved, towards = _adjoint_of_chunk(spec, network, along, grad, x, y, 1 / len(labels))
         slope += moved
@@ -114,7 +124,7 @@ def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tenso
 
 def _gradient_of_chunk(spec: ConvNetSpec, network: _Parameters, grad: _Parameters, x: Tensor, labels: Tensor, share: float) -> Tensor:
     """Add the gradient of `share` times the summed loss of a chunk to `grad`; return that loss."""
-    first, forms, saved = _first(spec), spec.forms(), []
+    first, forms, saved = _first(spec), spec.forms(x.device.type), []
     for block, layer in enumerate(network.layers):
         x, kept = (first if block == 0 else convnet_block).forward(forms[block], layer, x)
         saved.append(kept)
@@ -135,7 +145,7 @@ def _adjoint_of_chunk(
     spec: ConvNetSpec, network: _Parameters, along: _Parameters, grad: _Parameters, x: Tensor, labels: Tensor, share: float
 ) -> tuple[Tensor, Tensor]:
     """Add the tangent of the chunk's gradient to `grad`; return the tangents of its loss () and of its image gradient (B, H, W, C)."""
-    first, forms, saved = _first(spec), spec.forms(), []
+    first, forms, saved = _first(spec), spec.forms(x.device.type), []
     for block, (layer, direction) in enumerate(zip(network.layers, along.layers, strict=True)):
         x, kept = (first if block == 0 else convnet_block).forward_tangent(forms[block], layer, direction, x)
         saved.append(kept)
@@ -189,14 +199,30 @@ def _views(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
     return _Parameters(layers, weight.clone(memory_format=torch.contiguous_format).flatten(1), parts[1])
 
 
-def _ready(parameters: _Parameters) -> _Parameters:
-    """The same values with the weights laid out as the convolutions want them, so that this is done once and not in every call."""
-    layers = [layer._replace(weight=layer.weight.contiguous(memory_format=torch.channels_last)) for layer in parameters.layers]
+def _ready(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
+    """Parameters with the weights as the convolutions want them: raised, or laid out channels last, once for all chunks."""
+    parameters, layers = _views(spec, theta), []
+    for form, layer in zip(spec.forms(theta.device.type), parameters.layers, strict=True):
+        raised = convnet_tiles.raise_weight(layer.weight) if form.tiled else layer.weight
+        layers.append(layer._replace(weight=raised.contiguous(memory_format=torch.channels_last)))
+    return parameters._replace(layers=layers)
+
+
+def _accumulators(spec: ConvNetSpec, total: Tensor) -> _Parameters:
+    """Where the chunks add up: views of `total` (P,), zeros; the raised weights and the classifier's weight are apart from it."""
+    parameters = _views(spec, total)
+    layers = [
+        layer._replace(weight=convnet_tiles.raised_zeros(layer.weight)) if form.tiled else layer
+        for form, layer in zip(spec.forms(total.device.type), parameters.layers, strict=True)
+    ]
     return parameters._replace(layers=layers)
 
 
 def _flat(spec: ConvNetSpec, total: Tensor, grad: _Parameters) -> Tensor:
-    """`total` (P,), of which `grad` holds views, with the classifier's weight put back in its place."""
+    """`total` (P,) with those parts of its accumulators that are apart from it put in their places."""
+    for form, layer, part in zip(spec.forms(total.device.type), _views(spec, total).layers, grad.layers, strict=True):
+        if form.tiled:
+            layer.weight.copy_(convnet_tiles.lower_weight(part.weight))
     weight = grad.weight.view(spec.classes, *spec.sides(), spec.width).permute(0, 3, 1, 2)
     total.split(_sizes(spec))[-2].view(weight.shape).copy_(weight)
     return total

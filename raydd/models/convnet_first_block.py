@@ -26,18 +26,19 @@ from raydd.models.convnet_block import EPS, Form, Layer, masked
 
 
 class Saved(NamedTuple):
-    """Patches (B, K + 1, pixels), their S (B, K, K), the activation (B, pixels, O), a buffer like it, `inverse` (B, O), h = S w (B, O, K).
+    """Patches (B, K + 1, pixels), their S (B, K, K), the activation (B, pixels, O), `inverse` (B, O), h = S w and A (B, O, K).
 
-    In the tangent pass also A and its tangent (B, O, K) and the tangents of `inverse` and a (B, O).
+    In the tangent pass also the tangents of the activation, A, `inverse` and a.
+    The way down writes over the maps.
     """
 
     patches: Tensor
     second: Tensor
     y: Tensor
-    spare: Tensor
     inverse: Tensor
     h: Tensor
-    weights: Tensor | None = None
+    weights: Tensor
+    y_moved: Tensor | None = None
     weights_moved: Tensor | None = None
     inverse_moved: Tensor | None = None
     a_moved: Tensor | None = None
@@ -51,14 +52,13 @@ def folds(form: Form, shape: tuple[int, int, int], width: int) -> bool:
 
 def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H / 2, W / 2, O) for images (B, H, W, C)."""
-    saved, weights = _prepare(form, layer, x)
-    torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y)
-    return _pool(form, x, saved.y.relu_())[0], saved
+    saved = _prepare(form, layer, x)
+    return _pool(form, x, saved.y)[0], saved
 
 
 def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer) -> None:
     """Add the gradient of the parameters to `grad`."""
-    g, shift = _to_patches(_spread(dp, saved.y, saved.spare), saved.patches)
+    g, shift = _to_patches(_spread(dp, saved.y, saved.y), saved.patches)
     weight = layer.weight.flatten(1)
     t = (g * weight).sum(2)
     c = layer.scale * saved.inverse**3 * t
@@ -69,16 +69,14 @@ def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer) ->
 
 def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Stacked output map (value, tangent) (2, B, H / 2, W / 2, O) for images (B, H, W, C)."""
-    saved, weights = _prepare(form, layer, x)
+    saved = _prepare(form, layer, x)
     inverse_moved = -(saved.inverse**3) * (saved.h * along.weight.flatten(1)).sum(2)
     a_moved = along.scale * saved.inverse + layer.scale * inverse_moved
     moved = a_moved[:, :, None] * layer.weight.flatten(1) + (layer.scale * saved.inverse)[:, :, None] * along.weight.flatten(1)
-    torch.bmm(saved.patches.mT, _with_shift(weights, layer.shift), out=saved.y).relu_()
-    torch.bmm(saved.patches.mT, _with_shift(moved, along.shift), out=saved.spare)
-    masked(saved.spare, saved.y, out=saved.spare)
-    return _pool(form, x, saved.y, saved.spare), saved._replace(
-        weights=weights, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved
-    )
+    y_moved = torch.bmm(saved.patches.mT, _with_shift(moved, along.shift))
+    masked(y_moved, saved.y, out=y_moved)
+    saved = saved._replace(y_moved=y_moved, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
+    return _pool(form, x, saved.y, y_moved), saved
 
 
 def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
@@ -87,10 +85,9 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
     dp  stacked (tangent, value) gradient of the output map
     """
     scale, inverse, weight, weight_along = layer.scale, saved.inverse, layer.weight.flatten(1), along.weight.flatten(1)
-    value = _spread(dp[1], saved.y, saved.spare)
+    value, moved = _spread(dp[1], saved.y, saved.y_moved), _spread(dp[0], saved.y, saved.y)
     g, _ = _to_patches(value, saved.patches)
     images = torch.bmm(saved.weights_moved.mT, value.mT)
-    moved = _spread(dp[0], saved.y, saved.spare)
     g_moved, shift = _to_patches(moved, saved.patches)
     images.baddbmm_(saved.weights.mT, moved.mT)
     t, t_moved = (g * weight).sum(2), (g_moved * weight).sum(2) + (g * weight_along).sum(2)
@@ -107,16 +104,17 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
     return _fold(images, form, dp)
 
 
-def _prepare(form: Form, layer: Layer, x: Tensor) -> tuple[Saved, Tensor]:
-    """Patches, their second moments, buffers of the output's size, and A."""
+def _prepare(form: Form, layer: Layer, x: Tensor) -> Saved:
+    """The block up to its activation."""
     weight = layer.weight.flatten(1)
     patches = _patches(x, form)
     centred = patches[:, :-1]
     second = (centred @ centred.mT) / patches.shape[2]
     h = weight @ second
     inverse = (h * weight).sum(2).add_(EPS).rsqrt_()
-    y = x.new_empty(len(x), patches.shape[2], len(weight))
-    return Saved(patches, second, y, torch.empty_like(y), inverse, h), (layer.scale * inverse)[:, :, None] * weight
+    weights = (layer.scale * inverse)[:, :, None] * weight
+    y = torch.bmm(patches.mT, _with_shift(weights, layer.shift)).relu_()
+    return Saved(patches, second, y, inverse, h, weights)
 
 
 def _patches(x: Tensor, form: Form) -> Tensor:

@@ -52,6 +52,16 @@ def test_equals_double_backward_with_the_first_block_folded(channels: int, width
     assert_equal(config, (channels, 8, 8))
 
 
+@pytest.mark.parametrize("chunk_bytes", [WHOLE, ONE_BY_ONE])
+@pytest.mark.parametrize(("channels", "depth", "norm"), [(1, 2, "instance"), (3, 3, "instance"), (3, 2, "none")])
+def test_equals_double_backward_with_tiled_convolutions(monkeypatch, channels: int, depth: int, norm: str, chunk_bytes: int) -> None:
+    monkeypatch.setitem(by_hand.CHUNK_BYTES, "cpu", chunk_bytes)
+    monkeypatch.setattr(by_hand, "TILED_WIDTH", 16)
+    config, shape = ModelConfig(width=16, depth=depth, norm=norm), (channels, 12 if channels == 1 else 16, 12 if channels == 1 else 16)
+    assert any(form.tiled for form in by_hand.spec(config, shape, CLASSES).forms())
+    assert_equal(config, shape)
+
+
 @pytest.mark.parametrize("side", [7, 9, 10, 14])
 @pytest.mark.parametrize("width", [8, 32])
 def test_equals_double_backward_at_odd_sides(side: int, width: int) -> None:
