@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raydd import sealed
 from raydd.errors import CheckpointError
+from raydd.schema import flatten
 
 KIND = "raydd-checkpoint"
 FORMAT = 1
@@ -80,14 +81,6 @@ def _check(path: Path, step: int, metadata: dict[str, Any], identity: dict[str, 
     if different:
         shown = "; ".join(f"{name} is {_brief(theirs.get(name))} there, {_brief(ours.get(name))} here" for name in different[:4])
         raise CheckpointError(f"{path}: belongs to another run ({shown}).")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names: {"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _brief(value: Any) -> str:

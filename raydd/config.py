@@ -5,17 +5,17 @@
 Defaults are those of MTT on CIFAR-10 (`specs/mtt_pdd.md` sections 1 and 2); recipes override them.
 """
 
-import dataclasses
-import hashlib
-import json
+import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from raydd.errors import ConfigError
-
-T = TypeVar("T")
+from raydd.schema import fingerprint as fingerprint
+from raydd.schema import flatten as flatten
+from raydd.schema import from_dict as from_dict
+from raydd.schema import to_dict as to_dict
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -243,9 +243,12 @@ def expert_epochs(config: Config) -> int:
     return config.experts.epochs if config.experts.epochs is not None else needed_epochs(config)
 
 
-def check(config: Config) -> None:
-    """Raise `ConfigError` with every problem that can be seen without touching the data."""
-    problems = [*_ranges(config), *_relations(config)]
+def check(config: Config, execution: Execution | None = None) -> None:
+    """Raise `ConfigError` with every problem that can be seen without touching the data: types first, then ranges and contradictions."""
+    given = [part for part in (config, execution) if part is not None]
+    for part in given:
+        from_dict(type(part), to_dict(part))
+    problems = [problem for part in given for problem in _ranges(part)] + _choices(config) + _relations(config)
     if problems:
         raise ConfigError(problems)
 
@@ -255,28 +258,35 @@ _AT_LEAST = {
     "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
     "mtt.batch_syn": 1, "selection.candidates": 1, "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1,
     "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
-    "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0,
+    "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0, "evaluation.momentum": 0,
+    "evaluation.weight_decay": 0, "workers": 0, "threads": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "max_restarts": 0,
 }  # fmt: skip
 _ABOVE = {
     "data.zca_eps": 0, "experts.lr": 0, "mtt.lr_img": 0, "mtt.lr_init": 0, "mtt.min_step_size": 0,
-    "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0,
+    "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0, "answer_timeout": 0,
 }  # fmt: skip
+_BELOW = {"experts.momentum": 1, "mtt.momentum": 1, "evaluation.momentum": 1}
+_BOUNDS = (
+    (_AT_LEAST, "at least", lambda value, bound: value >= bound),
+    (_ABOVE, "above", lambda value, bound: value > bound),
+    (_BELOW, "below", lambda value, bound: value < bound),
+)
 
 
-def setting(config: Any, name: str) -> Any:
-    """The value of a dotted setting, for example `mtt.syn_steps`."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def _ranges(config: Config) -> list[str]:
+def _ranges(config: Config | Execution) -> list[str]:
+    """One sentence for every number that is not finite or out of its bounds."""
     problems = []
-    for bounds, word, fails in ((_AT_LEAST, "at least", lambda v, b: not v >= b), (_ABOVE, "above", lambda v, b: not v > b)):
-        for name, bound in bounds.items():
-            value = setting(config, name)
-            if value is not None and fails(value, bound):
-                problems.append(f"--{name}={value} must be {word} {bound}.")
+    for name, value in flatten(to_dict(config)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            problems.append(f"--{name}={value} must be a finite number.")
+        elif isinstance(value, (int, float)):
+            broken = [f"{word} {bounds[name]}" for bounds, word, holds in _BOUNDS if name in bounds and not holds(value, bounds[name])]
+            problems += [f"--{name}={value} must be {bound}." for bound in broken]
+    return problems
+
+
+def _choices(config: Config) -> list[str]:
+    problems = []
     for name in ("sign", "final_sign"):
         value = getattr(config.selection, name)
         if value is not None and not -1 <= value <= 1:
@@ -309,64 +319,6 @@ def _relations(config: Config) -> list[str]:
     if config.experts.decay and config.experts.epochs is None:
         problems.append("--experts.decay needs --experts.epochs, because the rate drops after half of them.")
     return problems
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A plain nested dictionary, ready for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[T], values: dict[str, Any], prefix: str = "") -> T:
-    """Build a configuration from nested dictionaries, as in a recipe or a `config.json`.
-
-    Raises `ConfigError` with every unknown name and every value of the wrong type.
-    """
-    problems: list[str] = []
-    result = _build(kind, values, prefix, problems)
-    if problems:
-        raise ConfigError(problems)
-    return result
-
-
-def _build(kind: Any, values: dict[str, Any], prefix: str, problems: list[str]) -> Any:
-    hints = get_type_hints(kind)
-    known = {f.name for f in dataclasses.fields(kind)}
-    problems += [f"{prefix}{name} is not a setting; known here: {', '.join(sorted(known))}." for name in values if name not in known]
-    arguments = {}
-    for name in known & values.keys():
-        hint, value = hints[name], values[name]
-        if dataclasses.is_dataclass(hint):
-            arguments[name] = _build(hint, value, f"{prefix}{name}.", problems)
-        elif _fits(hint, value):
-            arguments[name] = float(value) if hint is float else value
-        else:
-            problems.append(f"{prefix}{name}={value!r} has the wrong type; allowed: {_describe(hint)}.")
-    return kind(**arguments)
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint) and not (isinstance(value, bool) and bool not in map(type, get_args(hint)))
-    if get_args(hint):
-        return any(_fits(part, value) for part in get_args(hint))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return ", ".join(map(repr, get_args(hint)))
-    if get_args(hint):
-        return " or ".join(_describe(part) for part in get_args(hint))
-    return "nothing" if hint is type(None) else hint.__name__
-
-
-def fingerprint(values: Any) -> str:
-    """Sha-256 of any JSON-ready value, independent of key order; names stores, caches and runs by their content."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def override(config: Config, settings: dict[str, Any]) -> Config:

@@ -42,12 +42,12 @@ def prepare(config: Config, execution: Execution, progress: Progress | None = No
 
     Raises `ConfigError`, `DataError` or `ResourceError` before anything costly starts.
     """
-    check(config)
+    check(config, execution)
     method(config.method)
     device = devices.resolve(execution.device)
     devices.prepare(execution.threads, execution.deterministic, config.tf32)
     dataset = data.load(config.data, progress)
-    if config.init == "real":
+    if config.init == "real" or config.evaluation.at_end:  # the random baseline needs real images too
         data.require_per_class(dataset, config.ipc)
     model = build(config.model, dataset.shape, len(dataset.classes))
     return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)

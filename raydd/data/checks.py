@@ -36,5 +36,5 @@ def require_per_class(dataset: Dataset, count: int) -> None:
     if counts[smallest] < count:
         raise DataError(
             f"--ipc={count} is more than the {counts[smallest]} training images of class {dataset.classes[smallest]} "
-            f"in {dataset.name}; lower --ipc to at most {counts[smallest]}, or start from --init noise."
+            f"in {dataset.name}; lower --ipc to at most {counts[smallest]}, or start from --init noise with --evaluation.no_at_end."
         )

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raydd.checkpoint import flatten
-from raydd.config import Config, Execution, to_dict
+from raydd.config import Config, Execution, flatten, to_dict
 from raydd.report.rundata import RunData
 
 
