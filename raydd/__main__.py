@@ -1,21 +1,22 @@
 """The command line: parses, builds, prints the resolved settings. Every command is one function of `raydd.launch` or its neighbours."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from raydd.config import Config, Execution, to_dict
-from raydd.errors import ConfigError, RayddError
+from raydd.config import Config, Execution, flatten, to_dict
+from raydd.errors import ConfigError, RayddError, ResourceError
 
 USAGE = """raydd: dataset distillation in parallel on Ray
 
-  raydd recipes                            the published settings that raydd ships
+  raydd recipes [--verbose]                the published settings that raydd ships
   raydd plan RECIPE [settings]             predicted memory and seconds per step
   raydd experts RECIPE [settings]          train the expert trajectories
   raydd distill RECIPE [settings]          distil; trains missing experts first
@@ -37,6 +38,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class RecipesOptions:
+    """List the settings that raydd ships: one recipe for each published row, and small ones for digits."""
+
+    verbose: bool = False
+    """Also where the numbers stand, and the memory that each asks for."""
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """Train fresh networks on a result, and on random real images of the same number."""
 
@@ -45,10 +54,13 @@ class EvaluateOptions:
     nets: int | None = None
     """Networks. Default: the run's own setting, as for everything below."""
     epochs: int | None = None
+    """Passes over the images; the reference trains one more than it names."""
     lr: float | None = None
+    """Learning rate, for the synthetic and for the real images."""
     batch_size: int | None = None
-    device: str = "auto"
-    """auto, cpu or cuda."""
+    """Images in a batch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is CUDA where there is one."""
     threads: int = 1
     """CPU threads."""
     json: bool = False
@@ -71,12 +83,15 @@ class ExportOptions:
     """A run folder, or its synthetic.safetensors."""
     out: tyro.conf.Positional[str]
     """The folder to write."""
-    to: str
+    to: Literal["png", "parquet", "mtt"]
     """png: pictures by class. parquet: as on the Hugging Face hub. mtt: tensor files of the MTT programs."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 refused or failed with a reason, 130 stopped by Ctrl-C."""
+    """Run one command; returns the exit code: 0 done, 2 refused or failed with a reason, 130 stopped by Ctrl-C.
+
+    Whatever else is raised is a bug, and keeps its traceback.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -86,12 +101,18 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(ConfigError([f"{command!r} is not a command; known: {', '.join(_COMMANDS)}. See raydd --help."]))
     try:
         return _COMMANDS[command](rest)
+    except SystemExit as stop:  # how tyro ends after --help and after a wrong setting
+        return stop.code if isinstance(stop.code, int) else 2
     except RayddError as error:
         return _refuse(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print(f"raydd: {stop or 'stopped; what was finished is kept'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as head, has gone; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError, RuntimeError) as error:
+        return _refuse(_of_the_machine(error))
 
 
 def _refuse(error: RayddError) -> int:
@@ -100,12 +121,28 @@ def _refuse(error: RayddError) -> int:
     return 2
 
 
+def _of_the_machine(error: OSError | MemoryError | RuntimeError) -> ResourceError:
+    """What the machine could not do, in words; an error that is of another kind is raised again."""
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return ResourceError(f"{place}{error.strerror or error}. What was written before is intact; mend this and run the command again.")
+    first = (str(error).splitlines() or [""])[0]
+    # torch reports a lack of memory as a RuntimeError with one of these texts.
+    if isinstance(error, MemoryError) or "out of memory" in first or "can't allocate memory" in first:
+        return ResourceError(f"Not enough memory ({first or 'no detail'}). `raydd plan` with the same settings tells what is needed.")
+    raise error
+
+
 def _recipes(arguments: list[str]) -> int:
     from raydd.recipes import load_recipe, recipe_names
 
-    table = Table("recipe", "title", "expected accuracy", "source", box=None, header_style="bold")
+    options = tyro.cli(RecipesOptions, prog="raydd recipes", args=arguments, use_underscores=True)
+    table = Table(box=None, show_header=False)
     for recipe in map(load_recipe, recipe_names()):
-        table.add_row(recipe.name, recipe.title, recipe.expected, recipe.source)
+        lines = [f"[bold]{recipe.title}[/bold]", recipe.expected]
+        if options.verbose:
+            lines += [f"source: {recipe.source}", f"memory: {recipe.hardware}"]
+        table.add_row(recipe.name, "\n".join(lines))
     Console().print(table)
     return 0
 
@@ -117,6 +154,8 @@ def _settings(command: str, arguments: list[str], run: str | None = None) -> Set
 
     if run is not None:
         default, prog = Settings(*RunFolder.view(run).settings()), f"raydd {command} --resume {run}"
+        if any(argument == "--run" or argument.startswith("--run=") for argument in arguments):
+            raise ConfigError([f"--run and --resume exclude each other: --resume {run} carries on in that folder."])
     elif not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         raise ConfigError([f"raydd {command} needs a recipe first, for example: raydd {command} digits-mtt-ipc1. See raydd recipes."])
     elif arguments[0] in ("-h", "--help"):
@@ -134,7 +173,7 @@ def _plan(arguments: list[str]) -> int:
     settings = _settings("plan", arguments)
     plan = predict(settings.config, settings.execution)
     Console().print(plan_table(settings.config, plan))
-    refuse_what_cannot_fit(settings.config, plan)
+    refuse_what_cannot_fit(plan)
     return 0
 
 
@@ -182,8 +221,6 @@ def _take_resume(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _show(settings: Settings, run: str | None) -> None:
     """The resolved settings that differ from raydd's defaults, on stderr."""
-    from raydd.checkpoint import flatten
-
     own, default = (flatten(to_dict(c)) for c in (settings.config, Config()))
     changed = {name: value for name, value in own.items() if value != default[name] and name != "recipe"}
     start = f"resuming {run}" if run else settings.config.recipe

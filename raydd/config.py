@@ -326,10 +326,10 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
     values = to_dict(config)
     for name, value in settings.items():
         *path, last = name.split(".")
-        place = values
+        place: Any = values
         for part in path:
-            place = place.get(part, {})
-        if last not in place:
-            raise ConfigError([f"{name} is not a setting."])
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            raise ConfigError([f"{name} is not a setting; known: {', '.join(flatten(to_dict(config)))}."])
         place[last] = value
     return from_dict(Config, values)

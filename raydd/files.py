@@ -117,7 +117,7 @@ def _writing(path: Path, size: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise ResourceError(
-                f"No space left for {path} ({size:,} bytes). What was written before is intact; free some space and resume the run."
+                f"No space left for {path} ({size:,} bytes). What was written before is intact; free some space and carry on."
             ) from error
         raise ResourceError(f"{path} ({size:,} bytes) cannot be written: {error.strerror or error}.") from error
 

@@ -4,6 +4,7 @@ Ray is imported only when workers are asked for.
 """
 
 import contextlib
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from raydd import artifact, devices, plan
 from raydd.artifact import Artifact
-from raydd.config import Config, Execution, check, from_dict
+from raydd.config import Config, Execution, check, flatten, from_dict
 from raydd.data import source_info
-from raydd.errors import ConfigError
+from raydd.errors import ConfigError, DataError, ResourceError, StoreError
 from raydd.models import build
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
@@ -30,15 +33,33 @@ def silent(progress: dict[str, Any]) -> None:
 def distill(config: Config, execution: Execution | None = None, report: Report = silent) -> dict[str, Any]:
     """Start a run and see it through; returns the content of its result.json with `run`, the folder.
 
-    Everything that can be refused is refused before the folder is made. Raises `RayddError`s.
+    What is refused before the first step leaves no folder behind. Raises `RayddError`s, and `KeyboardInterrupt` with the command
+    that carries on.
     """
     execution = execution or Execution()
     path = execution.run or f"runs/{config.recipe or config.method}-{config.seed}"
     execution = replace(execution, run=str(Path(path).resolve()))
+    check(config, execution)
+    _refuse_missing_gpus(config, execution)
     setup = prepare(config, execution)
-    plan.refuse_what_cannot_fit(config, plan.predict(config, execution, setup.model, timed=False))
-    RunFolder.create(execution.run, config, execution).close()
-    return _see_through(config, execution, report)
+    plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
+    folder = RunFolder.create(execution.run, config, execution)
+    folder.close()
+    try:
+        return _see_through(config, execution, report)
+    except (ConfigError, DataError, StoreError, ResourceError):
+        folder.withdraw()
+        raise
+
+
+def _refuse_missing_gpus(config: Config, execution: Execution) -> None:
+    """On this machine alone every worker has a GPU of its own; a cluster is asked when it is joined."""
+    workers = plan.worker_count(config, execution)
+    if devices.resolve(execution.device).type == "cuda" and execution.address == "local" and workers > torch.cuda.device_count():
+        raise ResourceError(
+            f"--workers={workers} asks for {workers} GPUs, one each; this machine has {torch.cuda.device_count()}. Lower --workers "
+            "(a worker takes several candidates), use --device cpu, or name a larger cluster with --address."
+        )
 
 
 def resume(
@@ -51,29 +72,38 @@ def resume(
     folder = RunFolder.view(run_path)
     own_config, own_execution = folder.settings()
     config, execution = config or own_config, execution or own_execution
-    if identity(config) != identity(own_config):
-        raise ConfigError([f"--resume {run_path} keeps the run's settings; only --steps, --evaluation.* and where it runs may change."])
+    check(config, execution)
+    ours, theirs = flatten(identity(config)), flatten(identity(own_config))
+    changed = [f"--{name}={ours[name]} (the run has {theirs[name]})" for name in ours if ours[name] != theirs.get(name)]
+    if changed:
+        free = "--evaluation.*" if config.selection.policy == "annealed" else "--steps, --evaluation.*"
+        raise ConfigError(
+            [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
+        )
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
 
 
 def _see_through(config: Config, execution: Execution, report: Report) -> dict[str, Any]:
-    if plan.worker_count(config, execution) == 0:
-        result = run_inline(config, execution, report)
-    else:
-        from raydd.actors import run_on_ray
+    try:
+        if plan.worker_count(config, execution) == 0:
+            result = run_inline(config, execution, report)
+        else:
+            from raydd.actors import run_on_ray
 
-        result = run_on_ray(config, execution, report)
+            result = run_on_ray(config, execution, report)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped; carry on with: raydd distill --resume {shlex.quote(execution.run)}") from stop
     return {**result, "run": execution.run}
 
 
 def run_inline(config: Config, execution: Execution, report: Report = silent) -> dict[str, Any]:
     """The run in this process, stopping cleanly at the next step on Ctrl-C or SIGTERM."""
-    with RunFolder.open(execution.run) as folder, stop_on_signals() as should_stop:
+    with RunFolder.open(execution.run) as folder, stop_on_signals(report) as should_stop:
         return run(folder, config, execution, InlineServices(devices.resolve(execution.device)), should_stop, report)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(report: Report = silent) -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C or SIGTERM into a request to stop at the next step; a second one interrupts at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -84,6 +114,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        report({"phase": "stopping", "text": "stopping soon, with a checkpoint; once more to stop at once"})
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -96,6 +127,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 def train_experts(config: Config, execution: Execution | None = None, report: Report = silent) -> str:
     """Train every missing expert of a configuration; returns the folder of its store."""
     execution = execution or Execution()
+    check(config, execution)
     with services_for(config, execution) as services:
         return build_experts(prepare(config, execution), services, report).folder.location
 
@@ -114,8 +146,8 @@ def services_for(config: Config, execution: Execution) -> Iterator[Services]:
 
 def predict(config: Config, execution: Execution | None = None) -> plan.Plan:
     """Predicted memory and seconds per step; named data sets need not be on disk."""
-    check(config)
     execution = execution or Execution()
+    check(config, execution)
     info = source_info(config.data)
     if info is None:
         return plan.predict(config, execution, prepare(config, execution).model)

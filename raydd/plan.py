@@ -1,14 +1,15 @@
 """Predicts memory and seconds per step before anything starts, and refuses what cannot fit.
 
 Memory is counted, not guessed: one inner step of the real network is run on one and on two images, and the bytes that automatic
-differentiation keeps are extrapolated, since they are exactly linear in the batch (specs/mtt_pdd.md section 6.1).
+differentiation keeps are extrapolated, since they are exactly linear in the batch (specs/mtt_pdd.md section 6.1). Where derivatives
+are written by hand (`raydd.metagrad.derivatives_of`) less is kept, so the prediction is an upper bound.
 Seconds are measured on the same inner step at (up to) its real batch size on the device at hand.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -34,71 +35,108 @@ PROBE_IMAGES = 32
 class Plan:
     """A prediction for one run: bytes for each worker, seconds for each step.
 
-    kept        the inner parameters theta_0..theta_N of the worker's candidates
-    graph       what differentiation holds at its peak (one inner step, or all N with grad_mode unroll)
-    experts     the expert snapshots that the run reads; on a CPU they stay in the page cache, shared by all workers
-    available   free memory of the device now, shared by `sharing` workers
+    parameters             P of the network
+    images, batch          synthetic images in all, and in each of the `inner_steps`
+    candidates, workers    M, and K (1 where everything runs in one process)
+    step_bytes, image_bytes  what one differentiable inner step keeps, and each image of it
+    process                the interpreter, and the synthetic set with its gradient and momentum
+    experts                the expert snapshots that the run reads; on a CPU they stay in the page cache, shared by all workers
+    available              free memory of the device now
+    score_seconds, update_seconds, step_seconds  None where nothing was measured
     """
 
     device: str
+    grad_mode: str
     parameters: int
     images: int
     batch: int
+    inner_steps: int
+    candidates: int
     workers: int
-    kept: int
-    graph: int
+    step_bytes: int
+    image_bytes: int
     process: int
     experts: int
     available: int
-    sharing: int
-    score_seconds: float | None
-    update_seconds: float | None
-    step_seconds: float | None
+    score_seconds: float | None = None
+    update_seconds: float | None = None
+    step_seconds: float | None = None
+
+    @property
+    def share(self) -> int:
+        """Candidates of the busiest worker."""
+        return math.ceil(self.candidates / self.workers)
+
+    @property
+    def sharing(self) -> int:
+        """Workers that share the free memory: all on a CPU, one on each GPU."""
+        return self.workers if self.device == "cpu" else 1
+
+    @property
+    def graph(self) -> int:
+        """Peak of what differentiation holds: one inner step, or all N of them with grad_mode unroll.
+
+        Counted for automatic differentiation. The hand-written derivatives of the ConvNet keep less, so this is an upper bound.
+        """
+        return int(self._factor * (self.step_bytes + self.image_bytes * self.batch))
+
+    @property
+    def kept(self) -> int:
+        """The inner parameters theta_0..theta_N of the worker's candidates."""
+        return self.share * (self.inner_steps + 1) * self.parameters * 4
 
     @property
     def worker_bytes(self) -> int:
-        """Memory that one worker needs at its peak."""
-        resident = self.experts if self.device == "cuda" else 0
-        return self.kept + self.graph + self.process + resident
+        """Memory that one worker needs at its peak.
+
+        On a GPU the experts take what is left, up to half of it, so they ask for nothing.
+        """
+        return self.kept + self.graph + self.process
 
     @property
     def fits(self) -> bool:
         """Whether the workers that share a device fit into its free memory."""
         return self.worker_bytes * self.sharing <= self.available
 
+    @property
+    def largest_batch(self) -> int:
+        """The most images in an inner step that fit beside everything else; 0 when not even one does."""
+        room = self.available // self.sharing - self.kept - self.process
+        return max(0, int((room / self._factor - self.step_bytes) // self.image_bytes))
+
+    @property
+    def _factor(self) -> float:
+        return PEAK_OVER_KEPT * (self.inner_steps if self.grad_mode == "unroll" else 1)
+
 
 def predict(config: Config, execution: Execution, model: FlatModel, timed: bool = True) -> Plan:
     """Predict a run of `config` with this network; `timed` also measures one inner step (a second or so)."""
     device = resolve(execution.device)
     images = model.classes * config.ipc
-    batch = min(config.mtt.batch_syn or images, images)
-    workers = max(1, worker_count(config, execution))
-    share = math.ceil(config.selection.candidates / workers)
-    fixed, each = kept_bytes(model)
-    graph = int((fixed + each * batch) * PEAK_OVER_KEPT)
-    if config.mtt.grad_mode == "unroll":
-        graph *= config.mtt.syn_steps
-    score = update = step = None
-    if timed:
-        gradient, pullback = (_seconds(work) * max(batch / PROBE_IMAGES, 1) for work in _probe(model, min(batch, PROBE_IMAGES), device))
-        score, update = config.mtt.syn_steps * gradient, config.mtt.syn_steps * pullback
-        step = score * share + update
-    return Plan(
+    step_bytes, image_bytes = kept_bytes(model)
+    plan = Plan(
         device=device.type,
+        grad_mode=config.mtt.grad_mode,
         parameters=model.size,
         images=images,
-        batch=batch,
-        workers=workers,
-        kept=share * (config.mtt.syn_steps + 1) * model.size * 4,
-        graph=graph,
+        batch=min(config.mtt.batch_syn or images, images),
+        inner_steps=config.mtt.syn_steps,
+        candidates=config.selection.candidates,
+        workers=max(1, worker_count(config, execution)),
+        step_bytes=step_bytes,
+        image_bytes=image_bytes,
         process=PROCESS_BYTES + 4 * images * math.prod(model.shape) * 4,
         experts=config.experts.count * (expert_epochs(config) + 1) * model.size * 4,
         available=available_bytes(device),
-        sharing=workers if device.type == "cpu" else 1,
-        score_seconds=score,
-        update_seconds=update,
-        step_seconds=step,
     )
+    return _timed(plan, model, device) if timed else plan
+
+
+def _timed(plan: Plan, model: FlatModel, device: torch.device) -> Plan:
+    larger = max(plan.batch / PROBE_IMAGES, 1)
+    score, update = (plan.inner_steps * larger * _seconds(work) for work in _probe(model, min(plan.batch, PROBE_IMAGES), device))
+    scored = plan.share if plan.candidates > 1 else 1
+    return replace(plan, score_seconds=score, update_seconds=update, step_seconds=score * scored + update)
 
 
 def worker_count(config: Config, execution: Execution) -> int:
@@ -117,24 +155,51 @@ def available_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def refuse_what_cannot_fit(config: Config, plan: Plan) -> None:
-    """Raise `ResourceError` with the numbers and the settings that lower them when the workers exceed the free memory."""
+def refuse_what_cannot_fit(plan: Plan) -> None:
+    """Raise `ResourceError` with the numbers, and with settings that fit, when the workers exceed the free memory."""
     if plan.fits:
         return
-    per_image = max(1, plan.graph // plan.batch)
-    room = plan.available // plan.sharing - (plan.worker_bytes - plan.graph)
-    advice = []
-    if config.mtt.grad_mode == "unroll":
-        advice.append("--mtt.grad_mode adjoint (the same gradient in constant memory)")
-    elif room > per_image:
-        advice.append(f"--mtt.batch_syn {room // per_image} or less")
-    if plan.sharing > 1:
-        advice.append("fewer --workers")
+    ways = advice(plan)
     raise ResourceError(
         f"Each of {plan.workers} worker(s) needs about {gigabytes(plan.worker_bytes)} (graph {gigabytes(plan.graph)} for "
-        f"--mtt.grad_mode {config.mtt.grad_mode} with {plan.batch} images in an inner step), but {plan.device} has "
-        f"{gigabytes(plan.available)} free for {plan.sharing}. Use {', or '.join(advice) or 'a larger device'}."
+        f"--mtt.grad_mode {plan.grad_mode} with {plan.batch} images in an inner step), but {plan.device} has "
+        f"{gigabytes(plan.available)} free for {plan.sharing}. Use {'; or '.join(ways) or 'a device with more memory'}."
     )
+
+
+def advice(plan: Plan) -> list[str]:
+    """Settings that make a plan fit, each by itself where one is enough, else all of them together; [] when nothing helps."""
+    ways = [way for way in (_adjoint(plan), _fewer_workers(plan), _smaller_batch(plan)) if way and way[1].fits]
+    if ways:
+        return [text for text, _ in ways]
+    texts = []
+    for change in (_adjoint, _fewer_workers, _smaller_batch):
+        way = change(plan)
+        if way is not None:
+            texts.append(way[0])
+            plan = way[1]
+    return [" with ".join(texts)] if plan.fits else []
+
+
+def _adjoint(plan: Plan) -> tuple[str, Plan] | None:
+    if plan.grad_mode != "unroll":
+        return None
+    return "--mtt.grad_mode adjoint (the same gradient in constant memory)", replace(plan, grad_mode="adjoint")
+
+
+def _fewer_workers(plan: Plan) -> tuple[str, Plan] | None:
+    """The most workers that fit, else one."""
+    if plan.sharing == 1:
+        return None
+    fewer = [replace(plan, workers=count) for count in range(plan.workers - 1, 0, -1)]
+    found = next((smaller for smaller in fewer if smaller.fits), fewer[-1])
+    return f"--workers {found.workers}", found
+
+
+def _smaller_batch(plan: Plan) -> tuple[str, Plan] | None:
+    if not 0 < plan.largest_batch < plan.batch:
+        return None
+    return f"--mtt.batch_syn {plan.largest_batch} (changes results)", replace(plan, batch=plan.largest_batch)
 
 
 def gigabytes(count: int) -> str:
@@ -186,24 +251,32 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def plan_table(config: Config, plan: Plan) -> Table:
-    """The prediction for people."""
+    """The prediction for people, within 80 columns."""
     table = Table(box=None, show_header=False)
     rows = [
         ("device", f"{plan.device}, {gigabytes(plan.available)} free"),
         ("network", f"{plan.parameters:,} parameters"),
-        ("synthetic images", f"{plan.images}, {plan.batch} in each of {config.mtt.syn_steps} inner steps"),
-        ("candidates, workers", f"{config.selection.candidates}, {plan.workers}"),
+        ("synthetic images", f"{plan.images}, {plan.batch} in each of {plan.inner_steps} inner steps"),
+        ("candidates, workers", f"{plan.candidates}, {plan.workers}"),
         ("memory of a worker", gigabytes(plan.worker_bytes)),
-        ("  graph of a differentiated step", f"{gigabytes(plan.graph)} (grad_mode {config.mtt.grad_mode})"),
-        ("  inner parameters kept", gigabytes(plan.kept)),
+        ("  differentiated step", f"{gigabytes(plan.graph)} at most (grad_mode {plan.grad_mode})"),
+        ("  inner parameters", gigabytes(plan.kept)),
         ("experts on disk", f"{gigabytes(plan.experts)} for {config.experts.count} experts of {expert_epochs(config)} epochs"),
     ]
     if plan.step_seconds is not None:
         rows += [
             ("score of a candidate", f"{plan.score_seconds:.3g} s"),
-            ("gradient of the chosen one", f"{plan.update_seconds:.3g} s"),
-            ("a step", f"{plan.step_seconds:.3g} s; {config.steps} steps {config.steps * plan.step_seconds / 3600:.2f} h"),
+            ("gradient of the chosen", f"{plan.update_seconds:.3g} s"),
+            ("a step", f"{plan.step_seconds:.3g} s; {config.steps} steps {duration(config.steps * plan.step_seconds)}"),
         ]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

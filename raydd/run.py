@@ -77,8 +77,7 @@ def run(
     `report` receives the progress as dictionaries with a `phase`. Raises the errors of the parts; checkpoints stay usable.
     """
     setup = prepare(config, execution, lambda done, total: report({"phase": "data", "done": done, "total": total}))
-    prediction = plan.predict(config, execution, setup.model, timed=False)
-    plan.refuse_what_cannot_fit(config, prediction)
+    plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
     store = build_experts(setup, services, report)
     session = Session(folder, setup, services, report)
     executor = services.executor(MethodFactory.of(setup, store))

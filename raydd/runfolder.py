@@ -41,12 +41,14 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.report = self.path / "report.html"
         self._lock: int | None = None
+        self._new = False
 
     @classmethod
     def create(cls, path: Path | str, config: Config, execution: Execution) -> "RunFolder":
         """A new run, locked. Raises `ConfigError` when the folder holds anything, `ResourceError` when another process writes it."""
         folder = cls(path)
         folder._refuse_used()
+        folder._new = not folder.path.exists()
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -61,6 +63,22 @@ class RunFolder:
             folder.close()
             raise
         return folder
+
+    def withdraw(self) -> None:
+        """Undo `create` for a run that was refused before it recorded anything; a folder that holds more, or is in use, stays."""
+        made = [self.path / name for name in ("config.json", "environment.json", ".lock")]
+        try:
+            self.lock()
+        except ResourceError:
+            return
+        try:
+            if not {entry.name for entry in self.path.iterdir()} - {path.name for path in made}:
+                for path in made:
+                    path.unlink(missing_ok=True)
+                if self._new:
+                    self.path.rmdir()
+        finally:
+            self.close()
 
     @classmethod
     def open(cls, path: Path | str) -> "RunFolder":

@@ -38,13 +38,15 @@ def load_recipe(name: str) -> Recipe:
     if not own_file and name not in recipe_names():
         raise ConfigError([f"{name!r} is not a recipe; known: {', '.join(recipe_names())}. A path to a .toml file works too."])
     try:
-        text = Path(name).read_text() if own_file else resources.files(__name__).joinpath(f"{name}.toml").read_text()
-        values = tomllib.loads(text)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError([f"{name}: the recipe cannot be read ({error})."]) from error
+        place = Path(name) if own_file else resources.files(__name__).joinpath(f"{name}.toml")
+        values = tomllib.loads(place.read_text("utf-8"))
+    except (OSError, ValueError) as error:  # a ValueError is faulty TOML, or text that is not UTF-8
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError([f"{name}: the recipe cannot be read ({reason}). Recipes are TOML files; see raydd recipes."]) from error
     name = Path(name).stem
-    missing = [key for key in ("title", "source", "settings") if key not in values]
-    if missing:
-        raise ConfigError([f"recipe {name} lacks {', '.join(missing)}; see the files in raydd/recipes."])
-    config = from_dict(Config, {**values["settings"], "recipe": name}, prefix=f"recipe {name}: ")
-    return Recipe(name, values["title"], values["source"], values.get("expected", ""), values.get("hardware", ""), config)
+    words = {key: values.get(key, "") for key in ("title", "source", "expected", "hardware")}
+    wrong = [key for key in ("title", "source") if not words[key]] + [key for key, word in words.items() if not isinstance(word, str)]
+    if wrong or not isinstance(values.get("settings"), dict):
+        lacking = ", ".join(wrong) or "the table [settings]"
+        raise ConfigError([f"recipe {name} lacks {lacking}. A recipe has the texts title and source, and a table [settings]."])
+    return Recipe(name, **words, config=from_dict(Config, {**values["settings"], "recipe": name}, prefix=f"recipe {name}: "))
