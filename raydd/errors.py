@@ -12,6 +12,10 @@ class ConfigError(RayddError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        # Errors travel between processes; by default the joined text would be taken for the list.
+        return type(self), (self.problems,)
+
 
 class DataError(RayddError):
     """The data source is unknown, missing, unreadable or does not fit the settings."""

@@ -8,7 +8,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
 def atomic_write_json(path: Path | str, value: Any) -> None:
     """`atomic_write_bytes` of indented JSON; numbers that are not finite become null, because JSON has none."""
     atomic_write_bytes(path, (json.dumps(finite(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Have what was appended to these files survive a loss of power; those that do not exist are passed over.
+
+    Raises `ResourceError` as above.
+    """
+    present = [path for path in paths if path.exists()]
+    for path in present:
+        with _writing(path, path.stat().st_size), open(path, "rb") as file:
+            os.fsync(file.fileno())
+    for folder in {path.parent for path in present}:
+        _sync_folder(folder)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

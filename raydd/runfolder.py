@@ -4,9 +4,10 @@ config.json         {"config", "execution", "raydd"}; its presence makes the fol
 environment.json    versions, machine, command, start time; one more entry under "resumed" for each resumption
 metrics.jsonl       one record for each step; `step` counts from 0
 evaluations.jsonl   one record for each evaluation; `step` is the number of steps done before it
-faults.jsonl        {"step", "kind", "text"}: worker deaths, redraws, skips
+faults.jsonl        {"step", "kind", "text"}: deaths of workers and what else was mended
 checkpoints/        see checkpoint.py
-synthetic.safetensors, result.json, figures/, report.html
+synthetic.safetensors  the result file; while the run goes on, the images of a recent checkpoint
+result.json, figures/, report.html
 """
 
 import fcntl
@@ -22,7 +23,7 @@ from torch import Tensor
 from raydd.config import Config, Execution, from_dict, to_dict
 from raydd.environment import environment, versions
 from raydd.errors import CheckpointError, ConfigError, ResourceError
-from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_json, read_lines
+from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_json, read_lines, sync
 
 _BEFORE_CONFIG = {".lock", "environment.json"}
 
@@ -96,12 +97,22 @@ class RunFolder:
         return folder
 
     def settings(self) -> tuple[Config, Execution]:
-        """The settings that the run was created with. Raises `CheckpointError` or `ConfigError` when config.json is damaged."""
+        """The settings that the run was created with, but for the steps and evaluations last asked for.
+
+        Raises `CheckpointError` or `ConfigError` when config.json is damaged.
+        """
         values = read_json(self.path / "config.json")
         try:
             return from_dict(Config, values["config"]), from_dict(Execution, values["execution"])
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"{self.path / 'config.json'}: does not hold the settings of a run ({error}).") from error
+
+    def update_config(self, config: Config) -> None:
+        """Have config.json name the settings that the run is carried on with; how it was executed at first stays."""
+        path = self.path / "config.json"
+        values = read_json(path)
+        if values["config"] != to_dict(config):
+            atomic_write_json(path, {**values, "config": to_dict(config)})
 
     def append(self, record: dict[str, Any]) -> None:
         """Add the record of one step to metrics.jsonl. Raises `ResourceError` when it cannot be written."""
@@ -130,6 +141,19 @@ class RunFolder:
                 continue
             kept = [record for record in read_lines(path) if record["step"] <= last]
             atomic_write_bytes(path, "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in kept).encode())
+
+    def sync_records(self) -> None:
+        """Have every record survive a loss of power. Raises `ResourceError` when the disk fails."""
+        sync((self.metrics, self.evaluations, self.faults))
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a process that was killed while it wrote. Only for the holder of the lock.
+
+        A report may be written without it, and is left alone.
+        """
+        for name in ("checkpoints/.*.tmp", ".*.json.*.tmp", ".*.jsonl.*.tmp", ".*.safetensors.*.tmp"):
+            for path in self.path.glob(name):
+                path.unlink(missing_ok=True)
 
     def note_resumption(self, step: int, execution: Execution) -> None:
         """Record in environment.json that the run was taken up again after `step` steps: where, and with which execution settings."""

@@ -15,9 +15,9 @@ class Background(Protocol):
 
     def submit(self, tag: Any, job: Any) -> None: ...
 
-    def poll(self) -> list[tuple[Any, Any]]: ...
-
-    def drain(self) -> list[tuple[Any, Any]]: ...
+    def poll(self) -> list[tuple[Any, Any]]:
+        """(tag, result) of what has finished since the last call; does not wait."""
+        ...
 
     def close(self) -> None: ...
 
@@ -27,7 +27,11 @@ class Services(Protocol):
 
     def executor(self, factory: Callable[[], Method]) -> Executor: ...
 
-    def run_jobs(self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None]) -> None: ...
+    def run_jobs(
+        self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None], on_wait: Callable[[], None] = ...
+    ) -> None:
+        """Have every job done; `on_result(result)` is called as each finishes. What `on_wait()`, called now and then, raises ends them."""
+        ...
 
     def background(self, make_worker: MakeWorker) -> Background: ...
 
@@ -39,13 +43,21 @@ class Services(Protocol):
 class InlineServices:
     """Everything in this process, one thing after another."""
 
-    run_jobs = staticmethod(inline_jobs)
-
     def __init__(self, device: torch.device):
         self._device = device
 
     def executor(self, factory: Callable[[], Method]) -> Executor:
         return InlineExecutor(factory(), self._device)
+
+    def run_jobs(
+        self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None], on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        def heed(result: Any) -> None:
+            on_result(result)
+            on_wait()
+
+        on_wait()
+        inline_jobs(make_worker, jobs, heed)
 
     def background(self, make_worker: MakeWorker) -> Background:
         return InlineBackground(make_worker)
@@ -67,9 +79,6 @@ class InlineBackground:
     def poll(self) -> list[tuple[Any, Any]]:
         done, self._done = self._done, []
         return done
-
-    def drain(self) -> list[tuple[Any, Any]]:
-        return self.poll()
 
     def close(self) -> None:
         """Nothing to release."""

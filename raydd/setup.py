@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raydd import data, devices
-from raydd.config import Config, Execution, check, expert_epochs
+from raydd.config import Config, Execution, check, expert_epochs, to_dict
 from raydd.coreset import random_rows
 from raydd.data import Dataset, Progress, Resident, Transform
 from raydd.errors import ConfigError
@@ -118,6 +118,11 @@ class EvaluationJob:
     labels: Tensor
     lr: float
 
+    @property
+    def place(self) -> tuple[int, str]:
+        """What an evaluation is known by within a run."""
+        return self.step, self.kind
+
 
 @dataclass(frozen=True)
 class EvaluatorFactory:
@@ -167,8 +172,15 @@ class Evaluator:
             "nets": len(accuracies),
             "epochs": parts[0].epochs,
             "lr": job.lr,
+            "protocol": protocol(config),
             "seconds": sum(part.seconds for part in parts),
         }
+
+
+def protocol(config: Config) -> dict[str, Any]:
+    """The settings that decide what an evaluation finds: records of another protocol do not count as done."""
+    values = to_dict(config.evaluation)
+    return {name: value for name, value in values.items() if name not in ("every", "at_end")}
 
 
 def synthetic_job(config: Config, synthetic: SyntheticSet, step: int) -> EvaluationJob:

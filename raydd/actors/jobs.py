@@ -20,7 +20,7 @@ MakeWorker = Callable[[], Callable[[Any], Any]]
 class JobWorker:
     """Calls `make_worker` once and then the result for every job."""
 
-    def __init__(self, index: int, make_worker: MakeWorker, threads: int):
+    def __init__(self, index: int, make_worker: bytes, threads: int):
         torch.set_num_threads(max(1, threads))
         self._index, self._make_worker = index, make_worker
         self._work: Callable[[Any], Any] | None = None
@@ -29,8 +29,8 @@ class JobWorker:
         return f"raydd-job-worker-{self._index}"
 
     def ready(self) -> dict[str, Any]:
-        """Not done in `__init__`, where Ray would turn an exception into the death of the actor."""
-        self._work = self._make_worker()
+        """In `__init__` Ray would turn an exception into the death of the actor."""
+        self._work = ray.cloudpickle.loads(self._make_worker)()
         return about_this_process()
 
     def call(self, job: Any) -> Any:
@@ -46,26 +46,32 @@ def run_jobs(
     placement_group: PlacementGroup | None = None,
     first_bundle: int = 1,
     on_events: Callable[[list[tuple[str, str]]], None] = lambda events: None,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> None:
     """Have every job done by one of `workers` actors; `on_result(index of the job, result)` is called here as each finishes.
 
     `make_worker()` is called once in each actor. Jobs are handed out one by one and must be pure or idempotent: one whose
     worker died is done again elsewhere. Arrays in a result are read-only. With a placement group, actor k lives in bundle
-    `first_bundle + k`. Faults go to `on_events` as (kind, text). Raises what a job or `make_worker` raises, and `WorkerError`
+    `first_bundle + k`. Faults go to `on_events` as (kind, text). `on_wait()` is called twice a second; what it raises ends the
+    jobs. Raises what a job or `make_worker` raises, and `WorkerError`
     when the workers keep dying.
     """
     if not jobs:
         return
+    packed = ray.cloudpickle.dumps(make_worker)
 
     def spawn(index: int) -> Any:
         placed = actor_options(options.threads, options.gpus, placement_group, first_bundle + index)
-        return JobWorker.options(**placed).remote(index, make_worker, options.threads)
+        return JobWorker.options(**placed).remote(index, packed, options.threads)
 
     crew = Crew(spawn, min(workers, len(jobs)), options)
     try:
-        for answer in crew.run([Call(index, _doing(job)) for index, job in enumerate(jobs)]):
-            on_result(answer.key, answer.value)
+        crew.add([Call(index, _doing(job)) for index, job in enumerate(jobs)])
+        while crew.busy:
+            for answer in crew.poll(0.5):
+                on_result(answer.key, answer.value)
             on_events(crew.drain_events())
+            on_wait()
     finally:
         on_events(crew.drain_events())
         crew.close()
@@ -78,9 +84,11 @@ class Background:
     """
 
     def __init__(self, make_worker: MakeWorker, options: WorkerOptions, placement_group: PlacementGroup | None = None, bundle: int = 0):
+        packed = ray.cloudpickle.dumps(make_worker)
+
         def spawn(index: int) -> Any:
             placed = actor_options(0, options.gpus, placement_group, bundle)
-            return JobWorker.options(**placed).remote(index, make_worker, options.threads)
+            return JobWorker.options(**placed).remote(index, packed, options.threads)
 
         self._make_crew = lambda: Crew(spawn, 1, options)
         self._crew: Crew | None = None

@@ -38,8 +38,13 @@ class RayServices:
         self._sources.append(executor)
         return executor
 
-    def run_jobs(self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None]) -> None:
-        """Have every job done; `on_result(result)` is called here as each finishes. Raises what a job raises, and `WorkerError`."""
+    def run_jobs(
+        self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None], on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """Have every job done; `on_result(result)` is called here as each finishes, and `on_wait()` now and then.
+
+        Raises what a job or `on_wait` raises, and `WorkerError`.
+        """
         run_jobs(
             make_worker,
             jobs,
@@ -48,6 +53,7 @@ class RayServices:
             self._patient,
             self._placement_group,
             on_events=self._events.extend,
+            on_wait=on_wait,
         )
 
     def background(self, make_worker: MakeWorker) -> Background:

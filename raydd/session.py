@@ -1,0 +1,269 @@
+"""The files of a run in progress: its state, records, checkpoints, evaluations and result.
+
+The process may end between any two writes. Every file is either made from the newest checkpoint, or put back to it by the
+next `Session`; see `tests/test_resume.py`.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from raydd import artifact, checkpoint
+from raydd.config import to_dict
+from raydd.distill import Record, State
+from raydd.errors import ConfigError
+from raydd.report import write_report
+from raydd.runfolder import RunFolder, images_sha256
+from raydd.services import Services
+from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, initial_set, protocol, random_job, synthetic_job
+from raydd.types import SyntheticSet
+
+Report = Callable[[dict[str, Any]], None]
+
+# The result file is written beside checkpoints too, as often as costs at most one part in so many of the time.
+_PREVIEW_SHARE = 50
+_POLL_SECONDS = 0.05
+
+
+class Session:
+    """A run between two checkpoints. `state` is the newest state.
+
+    Making one loads the newest good checkpoint and puts the records back to it, or starts anew where there is none. `identity` is
+    what a checkpoint must agree on. Raises `CheckpointError` when there are checkpoints but none is good, `ConfigError` when the
+    run has already gone further than asked for.
+    """
+
+    def __init__(self, folder: RunFolder, setup: Setup, identity: dict[str, Any], services: Services, report: Report):
+        self._folder, self._setup, self._identity, self._services, self._report = folder, setup, identity, services, report
+        self._background = services.background(EvaluatorFactory(setup.config, setup.execution))
+        self._waiting: list[EvaluationJob] = []
+        self._pending: dict[tuple[int, str], EvaluationJob] = {}
+        self._recorded: set[tuple[int, str]] = set()
+        self._started, self._seconds_before = time.monotonic(), 0.0
+        self._previewed, self._preview_seconds = self._started, 0.0
+        self.state, self.initial_images = self._resume() or self._begin()
+        folder.update_config(setup.config)
+
+    # Starting
+
+    def _begin(self) -> tuple[State, torch.Tensor]:
+        state = State.start(initial_set(self._setup))
+        self._rewind(0)
+        if self._setup.config.evaluation.every:
+            self._waiting.append(synthetic_job(self._setup.config, state.synthetic, 0))
+        return state, state.synthetic.images
+
+    def _resume(self) -> tuple[State, torch.Tensor] | None:
+        if not any(self._folder.checkpoints.glob("*.safetensors")):
+            return None
+        found = checkpoint.load_latest(self._folder.checkpoints, self._identity)
+        for warning in found.warnings:
+            self._report({"phase": "warning", "text": f"{warning} Carrying on from {found.path.name}."})
+        self._refuse_fewer_steps(found.step)
+        self._warn_of_rounding(found.state["rounding"])
+        tensors = found.tensors
+        synthetic = SyntheticSet(*(tensors[name] for name in ("images", "labels", "step_size", "stages")))
+        state = State(synthetic, tensors["velocity_images"], tensors["velocity_step_size"], found.step, found.state["skips"])
+        self._seconds_before = found.state["seconds"]
+        self._rewind(found.step)
+        self._folder.note_resumption(found.step, self._setup.execution)
+        lr = self._setup.config.evaluation.lr
+        self._waiting = [
+            EvaluationJob(entry["step"], entry["kind"], tensors[_name(entry)], synthetic.labels, lr or entry["lr"])
+            for entry in found.state["pending"]
+        ]
+        return state, tensors["initial_images"]
+
+    def _refuse_fewer_steps(self, done: int) -> None:
+        if done > self._setup.config.steps:
+            raise ConfigError(
+                [f"--steps={self._setup.config.steps}: {self._folder.path} has done {done} steps already. Ask for at least as many."]
+            )
+
+    def _warn_of_rounding(self, before: dict[str, Any]) -> None:
+        now = _rounding(self._setup)
+        for name in now:
+            if now[name] != before[name]:
+                text = f"--{name} {now[name]} where the run had {before[name]}: equal up to rounding, not bit for bit."
+                self._report({"phase": "warning", "text": text})
+
+    def _rewind(self, step: int) -> None:
+        """Put the records back to `step` steps done, and note which evaluations there are."""
+        self._folder.remove_leftovers()
+        self._folder.truncate_after(step - 1)
+        settings = protocol(self._setup.config)
+        for record in self._folder.read_evaluations():
+            if record.get("protocol") == settings:
+                self._recorded.add((record["step"], record["kind"]))
+
+    def submit_waiting(self) -> None:
+        """Start the evaluations that were due before the first step of this session."""
+        for job in self._waiting:
+            self._evaluate(job)
+        self._waiting = []
+
+    # Running
+
+    def on_step(self, state: State, record: Record) -> None:
+        """Write the step's record, and a checkpoint or an evaluation when one is due."""
+        setup, self.state = self._setup, state
+        record["seconds"]["evaluation"] = self._collect()
+        self._folder.append(record)
+        self._note_faults(record["step"])
+        every = setup.config.evaluation.every
+        if every and state.step % every == 0:
+            self._evaluate(synthetic_job(setup.config, state.synthetic, state.step))
+        if state.step % setup.execution.checkpoint_every == 0:
+            self.save()
+            self._preview()
+        self._report({"phase": "distill", "done": state.step, "total": setup.config.steps, "loss": record["loss"]})
+
+    def save(self) -> None:
+        """Write a checkpoint of the state, with the evaluations that are still to be done."""
+        state, synthetic = self.state, self.state.synthetic
+        unfinished = [*self._waiting, *self._pending.values()]
+        pending = [{"step": job.step, "kind": job.kind, "lr": job.lr} for job in unfinished]
+        tensors = {
+            "images": synthetic.images,
+            "labels": synthetic.labels,
+            "step_size": synthetic.step_size,
+            "stages": synthetic.stages,
+            "velocity_images": state.velocity_images,
+            "velocity_step_size": state.velocity_step_size,
+            "initial_images": self.initial_images,
+            **{_name(entry): job.images for entry, job in zip(pending, unfinished, strict=True)},
+        }
+        values = {"skips": state.skips, "seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup)}
+        # After a loss of power too, no record may be missing that the checkpoint has behind it.
+        self._folder.sync_records()
+        checkpoint.save(self._folder.checkpoints, state.step, tensors, values, self._identity, self._setup.execution.keep_checkpoints)
+
+    def _preview(self) -> None:
+        """The result file of a run in progress: at every checkpoint, but for large ones (ZCA matrices) more seldom."""
+        started = time.monotonic()
+        if started - self._previewed >= _PREVIEW_SHARE * self._preview_seconds:
+            self._write_artifact()
+            self._previewed = time.monotonic()
+            self._preview_seconds = self._previewed - started
+
+    # Ending
+
+    def finish(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        """Write checkpoint and result, having evaluated what was asked for if all steps are done; the content of result.json.
+
+        `complete` in it is whether nothing is left to do. Stops waiting for evaluations when `should_stop()`.
+        """
+        config, state = self._setup.config, self.state
+        self.save()
+        self._write_artifact()
+        complete = state.step >= config.steps
+        if complete:
+            if config.evaluation.at_end:
+                self._waiting.append(synthetic_job(config, state.synthetic, state.step))
+                self._waiting.append(random_job(self._setup, state.synthetic.labels, state.step))
+            self._finish_evaluations(should_stop)
+            complete = not (self._waiting or self._pending)
+        self._note_faults(max(0, state.step - 1))
+        return self.write_result(complete)
+
+    def write_result(self, complete: bool) -> dict[str, Any]:
+        """Write result.json and the report; a report that fails is told of and takes nothing away."""
+        state = self.state
+        last = {record["kind"]: record for record in self._folder.read_evaluations() if record["step"] == state.step}
+        evaluation = _summary(last["synthetic"], last["random"]) if last.keys() >= {"synthetic", "random"} else None
+        sha256 = images_sha256(state.synthetic.images)
+        self._folder.write_result(sha256, state.step, self._seconds(), evaluation)
+        try:
+            write_report(self._folder.path)
+        except Exception as error:
+            what = str(error) or type(error).__name__
+            text = f"The report could not be written ({what}). The result is complete; try `raydd report {self._folder.path}`."
+            self._report({"phase": "warning", "text": text})
+        return {"images_sha256": sha256, "steps": state.step, "complete": complete, "evaluation": evaluation}
+
+    def stop_diverged(self) -> None:
+        """Keep the last good state of a run that cannot go on: checkpoint, result file, result.json and report."""
+        self.save()
+        self._write_artifact()
+        self._note_faults(max(0, self.state.step - 1))
+        self.write_result(complete=False)
+
+    def close(self) -> None:
+        """Release the background evaluator."""
+        self._background.close()
+
+    def _write_artifact(self) -> None:
+        setup, state = self._setup, self.state
+        result = artifact.Artifact(
+            synthetic=state.synthetic,
+            initial_images=self.initial_images,
+            transform=setup.transform.state(),
+            rule=setup.transform.rule,
+            classes=setup.dataset.classes,
+            dataset=setup.dataset.name,
+            fingerprint=setup.dataset.fingerprint,
+            config=to_dict(setup.config),
+            step=state.step,
+        )
+        artifact.write(self._folder.synthetic, result)
+
+    # Evaluations
+
+    def _finish_evaluations(self, should_stop: Callable[[], bool]) -> None:
+        """Do what waits and wait for what is under way."""
+        self._waiting = [job for job in self._waiting if job.place not in self._recorded | self._pending.keys()]
+        total, told = len(self._waiting) + len(self._pending), -1
+        while (left := len(self._waiting) + len(self._pending)) and not should_stop():
+            if told != total - left:
+                told = total - left
+                self._report({"phase": "evaluate", "done": told, "total": total})
+            if self._waiting:
+                self._evaluate(self._waiting.pop(0))
+            if not self._collect() and not self._waiting:
+                time.sleep(_POLL_SECONDS)
+
+    def _evaluate(self, job: EvaluationJob) -> None:
+        if job.place not in self._recorded | self._pending.keys():
+            self._pending[job.place] = job
+            self._background.submit(job.place, job)
+
+    def _collect(self) -> float:
+        """Record finished evaluations; returns the seconds that evaluating took."""
+        seconds = 0.0
+        for place, record in self._background.poll():
+            self._folder.append_evaluation(record)
+            self._recorded.add(place)
+            self._pending.pop(place, None)
+            self._report({"phase": "evaluation", **record})
+            seconds += record["seconds"]
+        return seconds
+
+    def _note_faults(self, step: int) -> None:
+        for kind, text in self._services.drain_events():
+            self._folder.append_fault(step, kind, text)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """The tensor of an unfinished evaluation in a checkpoint."""
+    return f"pending.{entry['step']}.{entry['kind']}"
+
+
+def _rounding(setup: Setup) -> dict[str, Any]:
+    """Settings of execution that decide the order of sums, and with it the last bits."""
+    return {"device": setup.device.type, "threads": setup.execution.threads}
+
+
+def _summary(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of the final images beside random real ones, as `raydd evaluate --json` prints it."""
+    return {
+        "accuracy_mean": synthetic["accuracy_mean"],
+        "accuracy_std": synthetic["accuracy_std"],
+        "nets": synthetic["nets"],
+        "random_accuracy_mean": random["accuracy_mean"],
+        "random_accuracy_std": random["accuracy_std"],
+    }
