@@ -1,6 +1,10 @@
 """Every private part of Ray that raydd uses, each with a test, so that a new Ray breaks one file and says so."""
 
+import logging
+from typing import Any
+
 import ray
+import ray._private.worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config
 
@@ -22,3 +26,15 @@ def resolve_address(address: str) -> str | None:
 def autoscaler_maximum() -> dict[str, float] | None:
     """What the cluster can grow to, by resource; None without an autoscaler that says so."""
     return ray._private.state.state.get_max_resources_from_cluster_config()
+
+
+def messages_to_log() -> None:
+    """Have Ray's messages about dead processes logged under "ray" instead of printed among the output of a command.
+
+    They tell of faults that raydd mends and records itself.
+    """
+
+    def log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        logging.getLogger("ray").info("\n".join(map(str, data["lines"])))
+
+    ray._private.worker.print_to_stdstream = log

@@ -125,6 +125,7 @@ def _join(address: str, timeout: float) -> Connection:
 
 
 def _init(**arguments: object) -> ray.runtime_context.RuntimeContext:
+    _compat.messages_to_log()
     with warnings.catch_warnings():
         # What Ray plans to change in later versions is no concern of the user of a command.
         warnings.simplefilter("ignore", FutureWarning)

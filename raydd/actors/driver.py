@@ -39,9 +39,9 @@ class Driver:
     def __repr__(self) -> str:
         return "raydd-driver"
 
-    def run(self, run: RunFactory, placement_group: PlacementGroup, attempt: int) -> dict[str, Any]:
-        """The result of the run. What it raises comes back as it is."""
-        return run(placement_group, self._stop.is_set, self._report, attempt)
+    def run(self, run: bytes, placement_group: PlacementGroup, attempt: int) -> dict[str, Any]:
+        """The result of the pickled run. What it raises comes back as it is."""
+        return ray.cloudpickle.loads(run)(placement_group, self._stop.is_set, self._report, attempt)
 
     @ray.method(concurrency_group="control")
     def reports(self, after: int) -> list[tuple[int, Status]]:
@@ -113,7 +113,7 @@ class _Client:
         max_restarts: int,
         resume: str,
     ):
-        self._run, self._group, self._on_status, self._interrupts = run, group, on_status, interrupts
+        self._run, self._group, self._on_status, self._interrupts = ray.cloudpickle.dumps(run), group, on_status, interrupts
         self._stop_timeout, self._max_restarts = stop_timeout, max_restarts
         self._how = f"Resume with `{resume}`." if resume else "Start it again to resume."
         self._asked: float | None = None

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import ray
-import torch
 from ray.util.placement_group import PlacementGroup
 
 from raydd.actors.options import WorkerOptions
@@ -43,8 +42,7 @@ class RayExecutor:
         started = time.perf_counter()
         worker = self._scored_by.get(candidate, candidate.expert % self._workers)
         loss, images, step_size, seconds = self._pool.update(self._send(synthetic, draws), candidate, worker)
-        # Copies: the arrays are shared memory, which must not be written to and is freed with the reference.
-        update = Update(loss, torch.from_numpy(images.copy()), torch.from_numpy(step_size.copy()), seconds)
+        update = Update(loss, images.join(), step_size.join(), seconds)
         self.transfer_seconds = time.perf_counter() - started - seconds
         return update
 

@@ -2,19 +2,35 @@
 
 import re
 
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, UnserializableException
+from ray.exceptions import (
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    UnserializableException,
+    WorkerCrashedError,
+)
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_LOSSES = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError, LocalRayletDiedError, OutOfMemoryError)
+
+
 def is_own(error: RayError) -> bool:
-    """Whether code inside the actor raised this. All else is a loss: the actor, its node or its answer is gone."""
-    if isinstance(error, UnserializableException):
-        return True
-    if not isinstance(error, RayTaskError):
-        return False
-    # A call whose argument was lost fails with Ray's own error as the cause. A bare RayError stands for an own error that cannot travel.
-    return not isinstance(error.cause, RayError) or isinstance(error.cause, RayTaskError) or type(error.cause) is RayError
+    """Whether the program itself is at fault, so that asking again would fail again. All else is a loss: the actor, its node or
+    its answer is gone.
+    """
+    if isinstance(error, RayTaskError):
+        # A call whose argument was lost fails with that loss as its cause.
+        return not isinstance(error.cause, _LOSSES)
+    # Answers and exceptions that this process cannot read.
+    return isinstance(error, (UnserializableException, RaySystemError))
 
 
 def own_error(error: RayError) -> BaseException:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import ray
 from ray.util.placement_group import PlacementGroup
 
 from raydd.actors.crew import Call, Crew
 from raydd.actors.options import WorkerOptions
+from raydd.actors.pieces import Pieces
 from raydd.actors.placement import actor_options
 from raydd.actors.worker import Factory, Worker
 from raydd.types import Candidate
@@ -35,9 +37,11 @@ class WorkerPool:
     """
 
     def __init__(self, factory: Factory, workers: int, placement_group: PlacementGroup | None, options: WorkerOptions):
+        packed = ray.cloudpickle.dumps(factory)
+
         def spawn(index: int) -> Any:
             placed = actor_options(options.threads, options.gpus, placement_group, index + 1)
-            return Worker.options(**placed).remote(index, factory, options.threads, options.device)
+            return Worker.options(**placed).remote(index, packed, options.threads, options.device)
 
         self._crew = Crew(spawn, workers, options, depth=2)
         try:
@@ -55,11 +59,8 @@ class WorkerPool:
         answers = sorted(self._crew.run(calls), key=lambda answer: answer.key)
         return [answer.value for answer in answers], [answer.worker for answer in answers]
 
-    def update(self, parcel: Any, candidate: Candidate, worker: int | None) -> tuple[float, Any, Any, float]:
-        """(loss, image gradient, step size gradient, seconds), by the worker that scored the candidate if it still lives.
-
-        The arrays are read-only views of shared memory.
-        """
+    def update(self, parcel: Any, candidate: Candidate, worker: int | None) -> tuple[float, Pieces, Pieces, float]:
+        """(loss, image gradient, step size gradient, seconds), by the worker that scored the candidate if it still lives."""
         (answer,) = self._crew.run([Call(0, _asking("update", parcel, candidate), worker)])
         return answer.value
 

@@ -1,6 +1,10 @@
 """The private parts of Ray still are what raydd takes them for."""
 
+import inspect
+import logging
+
 import pytest
+import ray._private.worker
 
 from raydd.actors import _compat
 
@@ -18,3 +22,13 @@ def test_addresses_are_resolved() -> None:
 
 def test_authentication_can_be_read_again() -> None:
     _compat.refresh_authentication()
+
+
+def test_messages_of_ray_go_to_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "print_to_stdstream" in inspect.getsource(ray._private.worker.listen_error_messages)
+    monkeypatch.setattr(ray._private.worker, "print_to_stdstream", ray._private.worker.print_to_stdstream)
+    _compat.messages_to_log()
+    messages = []
+    monkeypatch.setattr(logging.getLogger("ray"), "info", messages.append)
+    ray._private.worker.print_to_stdstream({"lines": ["a worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert messages == ["a worker died"]

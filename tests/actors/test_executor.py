@@ -1,8 +1,10 @@
 import hashlib
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,20 @@ def test_error_of_the_method_comes_back_once_and_whole(factory: ToyFactory) -> N
     finally:
         if executor:
             executor.close()
+
+
+def test_code_that_workers_cannot_import_is_named_at_once() -> None:
+    class OnlyHere(types.ModuleType):
+        """A module that other processes do not have."""
+
+    module = OnlyHere("only_here")
+    exec("class Factory:\n    pass\n", module.__dict__)
+    sys.modules["only_here"] = module
+    try:
+        with pytest.raises(ModuleNotFoundError, match="only_here"):
+            RayExecutor(module.Factory(), 1, WorkerOptions())
+    finally:
+        del sys.modules["only_here"]
 
 
 @pytest.mark.parametrize("action", [0, signal.SIGSTOP])
