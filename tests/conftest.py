@@ -1,23 +1,8 @@
-"""Environment of every test: one thread, a local Ray without authentication, and the recorded reference numbers."""
-
-import atexit
-import os
-import shutil
-import tempfile
-
-_CACHE = tempfile.mkdtemp(prefix="raydd-tests-")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ.update(
-    RAYDD_CACHE=_CACHE,
-    RAY_AUTH_MODE="disabled",
-    RAY_DEDUP_LOGS="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
-    OMP_NUM_THREADS="1",
-    RAYDD_THREADS="1",
-)
+"""What every test may ask for: the recorded reference numbers, a Ray cluster, trained experts and a finished run."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,3 +45,30 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained experts of the small network of `tests.commands`, to be read only."""
+    from tests.commands import SMALL, raydd
+
+    folder = tmp_path_factory.mktemp("store")
+    assert raydd("experts", "digits-mtt-ipc1", *SMALL, "--store", folder).code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `tests.commands.distill`, to be read only."""
+    from tests.commands import distill
+
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    outcome = distill(folder, store)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that may be changed."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
