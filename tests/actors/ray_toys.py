@@ -105,9 +105,10 @@ class Squares:
 
 @dataclass(frozen=True)
 class ToyRun:
-    """A run that counts to ten through a file, so that a later attempt carries on; stops, fails or dies on demand."""
+    """A run that counts to `steps` through a file, so that a later attempt carries on; stops, fails or dies on demand."""
 
     file: str
+    steps: int = 10
     endless: bool = False
     deaf: bool = False
     fail: Any = None
@@ -118,10 +119,10 @@ class ToyRun:
         path = Path(self.file)
         count = int(path.read_text()) if path.exists() else 0
         start = count
-        while (self.endless or count < 10) and (self.deaf or not should_stop()):
+        while (self.endless or count < self.steps) and (self.deaf or not should_stop()):
             count += 1
             path.write_text(str(count))
-            report({"phase": "distill", "done": count, "attempt": attempt})
+            report({"phase": "distill", "done": count, "attempt": attempt, "pid": os.getpid()})
             if self.fail is not None:
                 raise self.fail
             if count == self.die_at and attempt <= self.deaths:

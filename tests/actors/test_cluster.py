@@ -162,3 +162,33 @@ def test_nobody_answers() -> None:
         )
     assert f"--address=127.0.0.1:{port}" in shown and "answered" in shown
     assert time.monotonic() - started < 60
+
+
+def test_every_worker_has_a_gpu_of_its_own() -> None:
+    """Made-up GPUs: Ray shows each worker its own, and more workers than GPUs are refused."""
+    shown = in_own_process(
+        """
+        import os, time, ray, sys
+        from raydd.actors.cluster import bundles, connect, describe, disconnect, preflight, reserve
+        from raydd.actors.jobs import run_jobs
+        from raydd.actors.options import WorkerOptions
+        from raydd.errors import ResourceError
+        connection = connect(num_cpus=4, num_gpus=2, object_store_memory=100 * 2**20)
+        def make_worker():
+            def work(job):
+                time.sleep(0.5)
+                return os.environ["CUDA_VISIBLE_DEVICES"]
+            return work
+        seen = []
+        group = reserve(bundles(2, 1, 1, describe()))
+        run_jobs(make_worker, [0, 1, 2, 3], lambda index, device: seen.append(device), 2, WorkerOptions(gpus=1.0), group)
+        print(sorted(set(seen)))
+        try:
+            preflight(bundles(3, 1, 1, describe()), describe())
+        except ResourceError as error:
+            print(error)
+        disconnect(connection)
+        """
+    )
+    devices, refused = shown.splitlines()
+    assert devices == "['0', '1']" and "asks for 3 GPUs" in refused and "has 2" in refused

@@ -1,0 +1,65 @@
+"""Whole runs: the same bits inline, on Ray, and on Ray with a worker and then the driver killed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raydd.config import Config, Execution, ExpertConfig, ModelConfig, MTTConfig, SelectionConfig
+from raydd.errors import ResourceError
+from raydd.launch import distill, train_experts
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def small() -> Config:
+    base = Config()
+    return replace(
+        base,
+        steps=40,
+        model=ModelConfig(width=8, depth=2),
+        augment=replace(base.augment, strategy="crop_scale_rotate"),
+        experts=ExpertConfig(count=3, batch_size=256),
+        mtt=MTTConfig(syn_steps=2, expert_epochs=1, max_start_epoch=2, lr_img=10.0),
+        selection=SelectionConfig(policy="dynadistill", candidates=3),
+        evaluation=replace(base.evaluation, at_end=False),
+    )
+
+
+def test_inline_and_ray_with_deaths_give_the_same_bits(tmp_path: Path) -> None:
+    execution = Execution(run=str(tmp_path / "inline"), store=str(tmp_path / "store"), workers=0, checkpoint_every=5)
+    expected = distill(small(), execution)["images_sha256"]
+    victims = {2: "ray::Worker", 12: "ray::Driver"}
+
+    def kill_on_the_way(status: dict[str, Any]) -> None:
+        """A worker after step 2, the driver after step 12."""
+        if status["phase"] == "distill" and status["done"] in victims:
+            kill_one(victims.pop(status["done"]))
+
+    execution = replace(execution, run=str(tmp_path / "ray"), workers=2)
+    result = distill(small(), execution, kill_on_the_way)
+    assert result["images_sha256"] == expected and result["complete"]
+    assert not victims
+    kinds = {line.split('"kind":"')[1].split('"')[0] for line in (tmp_path / "ray" / "faults.jsonl").read_text().splitlines()}
+    assert {"death", "driver"} <= kinds
+
+
+def kill_one(title: str) -> None:
+    """SIGKILL to an actor of the cluster that this process started; Ray titles an actor's process after its class."""
+    family = psutil.Process().children(recursive=True)
+    next(process for process in family if (process.as_dict(["cmdline"])["cmdline"] or [""])[0].startswith(title)).kill()
+
+
+def test_experts_are_the_same_on_ray(tmp_path: Path) -> None:
+    stores = []
+    for workers in (0, 2):
+        store = train_experts(small(), Execution(store=str(tmp_path / str(workers)), workers=workers))
+        stores.append({path.name: path.read_bytes() for path in Path(store).glob("*.arrow")})
+    assert len(stores[0]) == 3 and stores[0].keys() == stores[1].keys()
+
+
+def test_what_cannot_be_had_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="--workers=9 asks for 10 CPUs"):
+        distill(small(), Execution(run=str(tmp_path / "run"), store=str(tmp_path / "store"), workers=9))
