@@ -1,5 +1,7 @@
 """Which device a process computes on, and how exactly."""
 
+import os
+
 import torch
 
 from raydd.errors import ResourceError
@@ -17,6 +19,9 @@ def prepare(threads: int, deterministic: bool, tf32: bool) -> None:
 
     Without TF32, matrix products and convolutions are float32; torch's own default would allow TF32 in convolutions.
     """
+    if deterministic:
+        # cuBLAS is deterministic only with a fixed workspace, which it reads when the first CUDA call is made.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -1,0 +1,53 @@
+"""What only a CUDA device can show: agreement with the CPU, equal bits between runs, and the batched evaluation."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raydd import devices
+from raydd.config import Config, ExpertConfig, MTTConfig, SelectionConfig
+from raydd.distill import State, distill
+from raydd.executor import InlineExecutor
+from raydd.methods.base import Resources
+from raydd.methods.mtt import MTT, draw
+from raydd.types import Candidate
+from tests.helpers import Table, model, synthetic, table
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+CONFIG = Config(
+    steps=4,
+    experts=ExpertConfig(count=4),
+    mtt=MTTConfig(syn_steps=6, expert_epochs=1, max_start_epoch=2, batch_syn=3, lr_img=10.0),
+    selection=SelectionConfig(policy="dynadistill", candidates=3),
+)
+
+
+def method(device: str, dtype: torch.dtype = torch.float32) -> MTT:
+    network = model()
+    snapshots = Table(table(network, 4, 3, dtype).thetas.to(device))
+    return MTT(CONFIG, Resources(network, snapshots, torch.device(device)))
+
+
+def test_gradient_agrees_with_the_cpu_in_float64() -> None:
+    data, draws = synthetic(model(), dtype=torch.float64), draw(CONFIG, 8, 8, 0, 0)
+    here = method("cpu", torch.float64).update(data, Candidate(0, 1, 1), draws)
+    there = method("cuda", torch.float64).update(data.to("cuda"), Candidate(0, 1, 1), draws)
+    assert there.loss == pytest.approx(here.loss, rel=1e-10)
+    torch.testing.assert_close(there.grad_images, here.grad_images, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(there.grad_step_size, here.grad_step_size, rtol=1e-8, atol=1e-12)
+
+
+def test_deterministic_runs_have_equal_bits() -> None:
+    devices.prepare(threads=1, deterministic=True, tf32=False)
+    try:
+        ends = [distill(CONFIG, State.start(synthetic(model())), InlineExecutor(method("cuda"), "cuda")) for _ in range(2)]
+    finally:
+        devices.prepare(threads=1, deterministic=False, tf32=False)
+    assert torch.equal(ends[0].synthetic.images, ends[1].synthetic.images)
+
+
+def test_answers_come_back_to_the_cpu() -> None:
+    update = method("cuda").update(replace(synthetic(model())).to("cuda"), Candidate(0, 0, 0), draw(CONFIG, 8, 8, 0, 0))
+    assert update.grad_images.device.type == update.grad_step_size.device.type == "cpu"
