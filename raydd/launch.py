@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from raydd import artifact, devices, plan
 from raydd.artifact import Artifact
 from raydd.config import Config, Execution, check, flatten, from_dict
@@ -39,8 +37,7 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     execution = execution or Execution()
     path = execution.run or f"runs/{config.recipe or config.method}-{config.seed}"
     execution = replace(execution, run=str(Path(path).resolve()))
-    check(config, execution)
-    _refuse_missing_gpus(config, execution)
+    _check(config, execution)
     setup = prepare(config, execution)
     plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
     folder = RunFolder.create(execution.run, config, execution)
@@ -50,16 +47,6 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     except (ConfigError, DataError, StoreError, ResourceError):
         folder.withdraw()
         raise
-
-
-def _refuse_missing_gpus(config: Config, execution: Execution) -> None:
-    """On this machine alone every worker has a GPU of its own; a cluster is asked when it is joined."""
-    workers = plan.worker_count(config, execution)
-    if devices.resolve(execution.device).type == "cuda" and execution.address == "local" and workers > torch.cuda.device_count():
-        raise ResourceError(
-            f"--workers={workers} asks for {workers} GPUs, one each; this machine has {torch.cuda.device_count()}. Lower --workers "
-            "(a worker takes several candidates), use --device cpu, or name a larger cluster with --address."
-        )
 
 
 def resume(
@@ -72,7 +59,7 @@ def resume(
     folder = RunFolder.view(run_path)
     own_config, own_execution = folder.settings()
     config, execution = config or own_config, execution or own_execution
-    check(config, execution)
+    _check(config, execution)
     ours, theirs = flatten(identity(config)), flatten(identity(own_config))
     changed = [f"--{name}={ours[name]} (the run has {theirs[name]})" for name in ours if ours[name] != theirs.get(name)]
     if changed:
@@ -81,6 +68,12 @@ def resume(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
         )
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
+
+
+def _check(config: Config, execution: Execution) -> None:
+    """Refuse what is wrong before anything is read or started."""
+    check(config, execution)
+    plan.refuse_missing_devices(config, execution)
 
 
 def _see_through(config: Config, execution: Execution, report: Report) -> dict[str, Any]:
@@ -127,7 +120,7 @@ def stop_on_signals(report: Report = silent) -> Iterator[Callable[[], bool]]:
 def train_experts(config: Config, execution: Execution | None = None, report: Report = silent) -> str:
     """Train every missing expert of a configuration; returns the folder of its store."""
     execution = execution or Execution()
-    check(config, execution)
+    _check(config, execution)
     with services_for(config, execution) as services:
         return build_experts(prepare(config, execution), services, report).folder.location
 

@@ -7,6 +7,7 @@ Seconds are measured on the same inner step at (up to) its real batch size on th
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,9 +144,27 @@ def worker_count(config: Config, execution: Execution) -> int:
     """Worker actors K: as asked for, else one for each device (CUDA devices, or processor cores) up to one for each candidate."""
     if execution.workers is not None:
         return execution.workers
-    device = resolve(execution.device)
-    devices = torch.cuda.device_count() if device.type == "cuda" else len(psutil.Process().cpu_affinity())
+    devices = torch.cuda.device_count() if resolve(execution.device).type == "cuda" else cores()
     return min(config.selection.candidates, devices)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def refuse_missing_devices(config: Config, execution: Execution) -> None:
+    """Raise `ResourceError` when this machine lacks the GPUs or cores asked for. A cluster is asked when it is joined."""
+    workers = worker_count(config, execution)
+    if execution.address != "local":
+        return
+    if execution.threads > cores():
+        raise ResourceError(f"--threads={execution.threads} is more than the {cores()} cores of this machine. Lower it; 1 is often best.")
+    if resolve(execution.device).type == "cuda" and workers > torch.cuda.device_count():
+        raise ResourceError(
+            f"--workers={workers} asks for {workers} GPUs, one each; this machine has {torch.cuda.device_count()}. Lower --workers "
+            "(a worker takes several candidates), use --device cpu, or name a larger cluster with --address."
+        )
 
 
 def available_bytes(device: torch.device) -> int:

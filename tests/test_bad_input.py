@@ -190,6 +190,12 @@ def test_more_gpus_than_there_are(store: Path, tmp_path: Path, monkeypatch: pyte
     refused_run(tmp_path / "run", store, "--device", "cuda", "--workers", "3", words=words)
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_more_threads_than_cores(store: Path, tmp_path: Path, workers: str) -> None:
+    refused_run(tmp_path / "run", store, "--workers", workers, "--threads", "3000", words=("--threads=3000 is more than the", "cores"))
+    refused(raydd("experts", "digits-mtt-ipc1", *SMALL, "--workers", workers, "--threads", "3000"), "--threads=3000")
+
+
 def test_more_memory_than_there_is(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydd.plan.available_bytes", lambda device: 10**6)
     refused_run(tmp_path / "run", store, words=("worker(s) needs about", "1.0 MB free"))
