@@ -1,8 +1,8 @@
 """Predicts memory and seconds per step before anything starts, and refuses what cannot fit.
 
 Memory is counted, not guessed: one inner step of the real network is run on one and on two images, and the bytes that automatic
-differentiation keeps are extrapolated, since they are exactly linear in the batch (specs/mtt_pdd.md section 6.1). Where derivatives
-are written by hand (`raydd.metagrad.derivatives_of`) less is kept, so the prediction is an upper bound.
+differentiation keeps are extrapolated, since they are exactly linear in the batch (specs/mtt_pdd.md section 6.1). Derivatives written
+by hand (`raydd.metagrad.derivatives_of`) take no more, and far less for large batches, so the prediction is an upper bound.
 Seconds are measured on the same inner step at (up to) its real batch size on the device at hand.
 """
 
@@ -25,10 +25,14 @@ from raydd.metagrad import Derivatives, derivatives_of
 from raydd.models import FlatModel
 from raydd.rng import stream
 
-# Peak memory of a backward pass over what the forward pass kept, as measured on a CPU (specs/mtt_pdd.md section 6.1: 1.05 to 1.3).
-PEAK_OVER_KEPT = 1.3
-# Resident size of a worker before it does anything: the interpreter with torch imported (specs/ray.md section 4).
-PROCESS_BYTES = 300 * 2**20
+# What a backward pass holds for a moment, over what one differentiable step keeps: peaks of tensor memory on a CPU were
+# N + 0.53 to N + 0.59 times the latter for N unrolled steps, at widths 8 to 128; see tests/test_plan.py.
+TRANSIENT = 0.6
+# Growth of a process over the tensors that it holds (specs/mtt_pdd.md section 6.1 measured 1.05 for 20 steps, all else included).
+MARGIN = 1.1
+# A worker before it does anything, the interpreter with torch imported (specs/ray.md section 4), and the working space of the
+# hand-written derivatives, some 10 MB however few the images.
+PROCESS_BYTES = 320 * 2**20
 PROBE_IMAGES = 32
 
 
@@ -75,10 +79,7 @@ class Plan:
 
     @property
     def graph(self) -> int:
-        """Peak of what differentiation holds: one inner step, or all N of them with grad_mode unroll.
-
-        Counted for automatic differentiation. The hand-written derivatives of the ConvNet keep less, so this is an upper bound.
-        """
+        """Peak of what differentiation holds: one inner step, or all N of them with grad_mode unroll; an upper bound."""
         return int(self._factor * (self.step_bytes + self.image_bytes * self.batch))
 
     @property
@@ -107,7 +108,8 @@ class Plan:
 
     @property
     def _factor(self) -> float:
-        return PEAK_OVER_KEPT * (self.inner_steps if self.grad_mode == "unroll" else 1)
+        """Peak over what one inner step keeps."""
+        return MARGIN * (TRANSIENT + (self.inner_steps if self.grad_mode == "unroll" else 1))
 
 
 def predict(config: Config, execution: Execution, model: FlatModel, timed: bool = True) -> Plan:
@@ -187,14 +189,17 @@ def refuse_what_cannot_fit(plan: Plan) -> None:
 
 
 def advice(plan: Plan) -> list[str]:
-    """Settings that make a plan fit, each by itself where one is enough, else all of them together; [] when nothing helps."""
-    ways = [way for way in (_adjoint(plan), _fewer_workers(plan), _smaller_batch(plan)) if way and way[1].fits]
+    """Settings that make a plan fit; [] when nothing helps.
+
+    Each that changes no result by itself where one is enough, else as many together as are needed, a smaller batch last.
+    """
+    ways = [way for way in (_adjoint(plan), _fewer_workers(plan)) if way and way[1].fits]
     if ways:
         return [text for text, _ in ways]
     texts = []
     for change in (_adjoint, _fewer_workers, _smaller_batch):
         way = change(plan)
-        if way is not None:
+        if way is not None and not plan.fits:
             texts.append(way[0])
             plan = way[1]
     return [" with ".join(texts)] if plan.fits else []
@@ -227,7 +232,10 @@ def gigabytes(count: int) -> str:
 
 
 def kept_bytes(model: FlatModel) -> tuple[int, int]:
-    """(bytes for each inner step, bytes for each image of it) that one differentiable inner step keeps, counted exactly."""
+    """(bytes for each inner step, bytes for each image of it) that one differentiable inner step keeps, counted exactly.
+
+    The first is that of the parameters and of their gradient.
+    """
     one, two = (_kept_by(model, batch) for batch in (1, 2))
     return 2 * one - two, two - one
 
@@ -244,7 +252,8 @@ def _kept_by(model: FlatModel, batch: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = cross_entropy(model(theta, images), torch.zeros(batch, dtype=torch.int64))
         (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-    del gradient, loss
+        after = theta - torch.tensor(0.01, requires_grad=True) * gradient
+    del after, gradient, loss
     return sum(storages.values())
 
 
