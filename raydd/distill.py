@@ -63,10 +63,15 @@ def distill(
         if state.skips >= config.guard.max_skips:
             raise DivergenceError(
                 f"{state.skips} steps in a row gave no finite loss, the last one step {state.step - 1}. The images are those of the last "
-                f"good step. Lower --{config.method}.lr_img={entry.optimiser(config).lr_images:g} or the start value or rate of the step "
-                "size, or start from real images (--init real)."
+                f"good step. Lower {_rates(config, entry)}, or start from real images (--init real)."
             )
     return state
+
+
+def _rates(config: Config, entry: MethodEntry) -> str:
+    optimiser, start = entry.optimiser(config), entry.step_size(config)
+    values = (("lr_img", optimiser.lr_images), ("lr_lr", optimiser.lr_step_size), ("lr_init", start))
+    return " or ".join(f"--{config.method}.{name}={value:g}" for name, value in values)
 
 
 def take_step(config: Config, entry: MethodEntry, state: State, executor: Executor) -> tuple[State, Record]:
