@@ -206,7 +206,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a run executes. Nothing here changes the result on one kind of device."""
+    """Where and how a run executes. Nothing here changes the result on one kind of device, but `threads` its rounding."""
 
     run: str = ""
     """Run folder. Default: runs/RECIPE-SEED."""
@@ -216,7 +216,7 @@ class Execution:
     """Ray worker actors K; 0 runs inline without Ray. Default: min(candidates, devices)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
-    """CPU threads of each worker; 1 is fastest for small networks."""
+    """CPU threads of each worker; 1 is fastest for small networks. Another number adds in another order, which changes rounding."""
     deterministic: bool = False
     """On CUDA: deterministic kernels only, for equal bits between runs."""
     address: str = "local"

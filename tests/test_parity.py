@@ -40,7 +40,7 @@ def inline(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers: int, inline: Path, store: Path, tmp_path: Path) -> None:
     result = go(tmp_path / "run", store, CONFIG, RayServices(workers, WorkerOptions()))
     assert result["images_sha256"] == images_sha256(artifact.read(inline / "synthetic.safetensors").synthetic.images)
@@ -49,6 +49,7 @@ def test_workers_change_nothing(workers: int, inline: Path, store: Path, tmp_pat
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_whole_run_in_a_driver_actor_with_experts_of_its_own(inline: Path, store: Path, tmp_path: Path) -> None:
+    """Two workers, which train the experts too, and an evaluator beside them."""
     how = execution(tmp_path / "run", tmp_path / "store", workers=2)
     result = launch.distill(EVALUATED, how)
     assert result["complete"] and result["run"] == str(tmp_path / "run")
