@@ -72,3 +72,9 @@ def finished_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that may be changed."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process write no report, whose figures take longer than a small run."""
+    monkeypatch.setattr("raydd.session.write_report", lambda path: path / "report.html")

@@ -36,6 +36,7 @@ def test_notebook_lines_run(
     assert (tmp_path / "runs/first/report.html").is_file()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_resume_without_settings_carries_on(finished_run: Path, store: Path, tmp_path: Path) -> None:
     recipe = raydd.load_recipe("digits-mtt-ipc1")
     settings = FASTER | {"selection.policy": "dynadistill", "selection.candidates": 3, "evaluation.at_end": False}
@@ -50,6 +51,7 @@ def test_resume_without_settings_carries_on(finished_run: Path, store: Path, tmp
     assert longer["images_sha256"] == result(finished_run)["images_sha256"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_progress_is_reported(store: Path, tmp_path: Path) -> None:
     reports: list[dict[str, object]] = []
     config = raydd.override(raydd.load_recipe("digits-mtt-ipc1").config, FASTER | {"evaluation.at_end": False})

@@ -229,6 +229,7 @@ def full(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("raydd.files.os.replace", fail)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_no_space_for_a_checkpoint(finished_run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -239,6 +240,7 @@ def test_no_space_for_a_checkpoint(finished_run: Path, store: Path, tmp_path: Pa
     assert result(run)["images_sha256"] == result(finished_run)["images_sha256"] and steps_of(run) == [0, 1, 2, 3]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_no_space_for_the_run(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -335,6 +337,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.usefixtures("no_report")
 def test_truncated_checkpoint_is_passed_over(finished_run: Path, run_copy: Path) -> None:
     truncate(run_copy / "checkpoints" / "step_00000004.safetensors")
     outcome = raydd("distill", "--resume", run_copy)

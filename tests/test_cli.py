@@ -65,6 +65,7 @@ def test_plan_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert row in outcome.out
 
 
+@pytest.mark.usefixtures("no_report")
 def test_experts_are_trained_once(tmp_path: Path) -> None:
     store, run = tmp_path / "store", tmp_path / "run"
     small = ("--model.width", "8", "--evaluation.epochs", "1", "--evaluation.nets", "1", "--workers", "0")
@@ -95,6 +96,7 @@ def test_distill_ends_with_the_hash_of_its_images(store: Path, tmp_path: Path) -
     assert "training" not in outcome.err  # the store has all experts
 
 
+@pytest.mark.usefixtures("no_report")
 def test_longer_by_resuming_equals_longer_at_once(finished_run: Path, store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert distill(run, store, steps=2).code == 0
@@ -104,6 +106,7 @@ def test_longer_by_resuming_equals_longer_at_once(finished_run: Path, store: Pat
     assert steps_of(run) == list(range(STEPS))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_resuming_a_finished_run_changes_nothing(finished_run: Path, run_copy: Path) -> None:
     outcome = raydd("distill", f"--resume={run_copy}")
     assert outcome.code == 0 and outcome.last_line == sha256_line(finished_run)
@@ -122,6 +125,7 @@ def interrupting(times: int) -> Any:
     return Interrupting
 
 
+@pytest.mark.usefixtures("no_report")
 def test_control_c_stops_with_a_checkpoint(finished_run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -133,6 +137,7 @@ def test_control_c_stops_with_a_checkpoint(finished_run: Path, store: Path, tmp_
     assert outcome.code == 0 and outcome.last_line == sha256_line(finished_run)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_control_c_twice_stops_at_once(finished_run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -195,6 +200,7 @@ def parquet_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_report")
 def test_own_images(parquet_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
     run = tmp_path / "run"
