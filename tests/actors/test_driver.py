@@ -68,7 +68,7 @@ def test_first_interrupt_stops_at_the_next_step(tmp_path: Path) -> None:
     thread = interrupt_after(file, 3)
     result = drive(ToyRun(str(file), endless=True), BUNDLES, reports.append)
     thread.join(10)
-    assert result["count"] >= 3 and {"phase": "stopping"} in reports
+    assert result["count"] >= 3 and "stopping" in [report["phase"] for report in reports]
     assert signal.getsignal(signal.SIGINT) is handler
 
 
