@@ -156,12 +156,21 @@ def cores() -> int:
 
 
 def refuse_missing_devices(config: Config, execution: Execution) -> None:
-    """Raise `ResourceError` when this machine lacks the GPUs or cores asked for. A cluster is asked when it is joined."""
+    """Raise `ResourceError` when this machine lacks the GPUs, cores or memory for the processes asked for.
+
+    A cluster is asked when it is joined.
+    """
     workers = worker_count(config, execution)
     if execution.address != "local":
         return
     if execution.threads > cores():
         raise ResourceError(f"--threads={execution.threads} is more than the {cores()} cores of this machine. Lower it; 1 is often best.")
+    free = available_bytes(torch.device("cpu"))
+    if workers * PROCESS_BYTES > free:
+        raise ResourceError(
+            f"--workers={workers} takes {gigabytes(workers * PROCESS_BYTES)} for the processes alone; {gigabytes(free)} are free. "
+            "Lower --workers."
+        )
     if resolve(execution.device).type == "cuda" and workers > torch.cuda.device_count():
         raise ResourceError(
             f"--workers={workers} asks for {workers} GPUs, one each; this machine has {torch.cuda.device_count()}. Lower --workers "

@@ -196,6 +196,12 @@ def test_more_threads_than_cores(store: Path, tmp_path: Path, workers: str) -> N
     refused(raydd("experts", "digits-mtt-ipc1", *SMALL, "--workers", workers, "--threads", "3000"), "--threads=3000")
 
 
+def test_more_workers_than_fit(store: Path, tmp_path: Path) -> None:
+    words = ("--workers=100000 takes 33554.43 GB for the processes alone", "Lower --workers")
+    refused_run(tmp_path / "run", store, "--workers", "100000", words=words)
+    refused(raydd("experts", "digits-mtt-ipc1", *SMALL, "--workers", "100000"), *words)
+
+
 def test_more_memory_than_there_is(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydd.plan.available_bytes", lambda device: 10**6)
     refused_run(tmp_path / "run", store, words=("worker(s) needs about", "1.0 MB free"))
