@@ -99,15 +99,22 @@ class Disturbed(InlineExecutor):
     """Keeps one method, and has it answer for other sets, steps and candidates in between."""
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: mtt.MTTDraws) -> object:
-        other = replace(synthetic, images=synthetic.images + 1)
         _, step, attempt = draws.key
         stranger = mtt.draw(PLAIN, len(synthetic.images), 8, step + 1, attempt)
-        super().update(other, candidate, draws)
-        super().score(synthetic, [replace(candidate, expert=3 - candidate.expert)], stranger)
-        first = super().update(synthetic, candidate, draws)
-        again = super().update(synthetic, candidate, draws)
-        assert torch.equal(first.grad_images, again.grad_images)
-        return again
+        others = [
+            (replace(synthetic, images=synthetic.images + 1), candidate, draws),
+            (replace(synthetic, step_size=synthetic.step_size * 2), candidate, draws),
+            (synthetic, candidate, stranger),
+            (synthetic, replace(candidate, expert=3 - candidate.expert), draws),
+        ]
+        answers = []
+        for other in others:
+            # Nothing in common with either, so that what is kept is that of the other.
+            super().update(replace(synthetic, images=synthetic.images - 1), candidate, mtt.draw(PLAIN, len(synthetic.images), 8, 99, 0))
+            super().update(*other)
+            answers.append(super().update(synthetic, candidate, draws))
+        assert all(torch.equal(answer.grad_images, answers[0].grad_images) for answer in answers)
+        return answers[-1]
 
 
 def walk(executor: InlineExecutor) -> Iterator[torch.Tensor]:

@@ -113,7 +113,8 @@ def test_death_at_any_write(evaluated: Path, store: Path, tmp_path: Path, no_rep
 def test_process_group_killed_at_random_steps(long: Path, store: Path, tmp_path: Path) -> None:
     chance, path = random.Random(1), tmp_path / "run"
     arguments = command(path, store, LONG, checkpoint_every=EVERY)
-    for steps in sorted(chance.sample(range(5, 85), 3)):
+    killed = sorted(chance.sample(range(5, 85), 3))
+    for steps in killed:
         process = start(arguments)
         wait_for_steps(process, path, steps)
         os.killpg(process.pid, signal.SIGKILL)
@@ -122,7 +123,8 @@ def test_process_group_killed_at_random_steps(long: Path, store: Path, tmp_path:
         arguments = resuming(path)
     finish(path)
     assert_equal_runs(path, long)
-    assert len(read_json(path / "environment.json")["resumed"]) == 3
+    resumed = [entry["step"] for entry in read_json(path / "environment.json")["resumed"]]
+    assert len(resumed) == 3 and all(step >= (seen - 1) // EVERY * EVERY for step, seen in zip(resumed, killed, strict=True))
 
 
 def finish(path: Path, **settings: object) -> None:
