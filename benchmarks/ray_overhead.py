@@ -64,9 +64,9 @@ def synthetic_set(megabytes: float) -> SyntheticSet:
     )
 
 
-def typical_draws() -> dict[str, torch.Tensor]:
-    """About what MTT draws: batch indices and augmentation parameters of 20 inner steps."""
-    return {"batches": torch.zeros(20, 100, dtype=torch.int64), "augment": torch.zeros(20, 8, 100)}
+def typical_draws() -> list[torch.Tensor]:
+    """About what MTT draws for 20 inner steps: 80 tensors of indices and augmentation parameters, 50 kB."""
+    return [torch.full((160,), 0.5) for _ in range(80)]
 
 
 def step(executor: Executor, synthetic: SyntheticSet, candidates: list[Candidate]) -> tuple[float, float, SyntheticSet]:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 import torch
 
+from raydd.actors.packing import pack, unpack
 from raydd.actors.pieces import Pieces
 from raydd.actors.placement import about_this_process
 from raydd.devices import resolve
@@ -18,8 +19,8 @@ Factory = Callable[[], Method]
 
 @dataclass(frozen=True)
 class Parcel:
-    """A synthetic set and the draws of its step, as they travel. `key` tells the parcels of one executor apart, so that a worker
-    unpacks each once.
+    """A synthetic set and the packed draws of its step, as they travel. `key` tells the parcels of one executor apart, so that a
+    worker unpacks each once.
     """
 
     key: int
@@ -27,17 +28,18 @@ class Parcel:
     labels: Pieces
     step_size: Pieces
     stages: Pieces
-    draws: Any
+    draws: bytes
 
     @classmethod
     def pack(cls, key: int, synthetic: SyntheticSet, draws: Any) -> "Parcel":
         """No copy is made of a set on the CPU; putting the parcel into Ray's store makes it."""
         parts = (synthetic.images, synthetic.labels, synthetic.step_size, synthetic.stages)
-        return cls(key, *map(Pieces.cut, parts), draws)
+        return cls(key, *map(Pieces.cut, parts), pack(draws))
 
-    def unpack(self, device: torch.device) -> SyntheticSet:
-        """Tensors that belong to the caller alone."""
-        return SyntheticSet(*(part.join(device) for part in (self.images, self.labels, self.step_size, self.stages)))
+    def unpack(self, device: torch.device) -> tuple[SyntheticSet, Any]:
+        """Set and draws that belong to the caller alone."""
+        parts = (self.images, self.labels, self.step_size, self.stages)
+        return SyntheticSet(*(part.join(device) for part in parts)), unpack(self.draws)
 
 
 @ray.remote
@@ -49,7 +51,8 @@ class Worker:
         self._index, self._factory, self._device_name = index, factory, device
         self._method: Method | None = None
         self._device = torch.device("cpu")
-        self._key, self._synthetic = -1, None
+        self._key = -1
+        self._held: tuple[SyntheticSet, Any] | None = None
 
     def __repr__(self) -> str:
         return f"raydd-worker-{self._index}"
@@ -62,16 +65,18 @@ class Worker:
 
     def score(self, parcel: Parcel, candidate: Candidate) -> tuple[float, float]:
         """(loss, seconds) of a candidate on the parcel's set."""
-        score = self._method.score(self._unpacked(parcel), candidate, parcel.draws)
+        synthetic, draws = self._unpacked(parcel)
+        score = self._method.score(synthetic, candidate, draws)
         return score.loss, score.seconds
 
     def update(self, parcel: Parcel, candidate: Candidate) -> tuple[float, Pieces, Pieces, float]:
         """(loss, gradient of the images, gradient of the step size, seconds) of a candidate on the parcel's set."""
-        update = self._method.update(self._unpacked(parcel), candidate, parcel.draws)
+        synthetic, draws = self._unpacked(parcel)
+        update = self._method.update(synthetic, candidate, draws)
         return update.loss, Pieces.cut(update.grad_images), Pieces.cut(update.grad_step_size), update.seconds
 
-    def _unpacked(self, parcel: Parcel) -> SyntheticSet:
+    def _unpacked(self, parcel: Parcel) -> tuple[SyntheticSet, Any]:
         if parcel.key != self._key:
-            self._synthetic = None
-            self._key, self._synthetic = parcel.key, parcel.unpack(self._device)
-        return self._synthetic
+            self._held = None
+            self._key, self._held = parcel.key, parcel.unpack(self._device)
+        return self._held
