@@ -21,7 +21,8 @@ from raydd.report.rundata import read_run
 from raydd.report.tables import status
 from raydd.runfolder import images_sha256
 from raydd.services import InlineServices
-from tests.runs import CONFIG, assert_equal_runs, but, command, evaluations, go, launch, metrics
+from tests.commands import raydd
+from tests.runs import CONFIG, assert_equal_runs, but, command, evaluations, go, metrics
 
 ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["_"]))
 CPU = torch.device("cpu")
@@ -87,7 +88,7 @@ DIVERGING = {"mtt.lr_lr": 1e12, "guard.max_skips": 3}
 
 def test_a_diverging_run_keeps_its_last_good_state(store: Path, tmp_path: Path) -> None:
     path, config = tmp_path / "run", override(CONFIG, DIVERGING)
-    with pytest.raises(DivergenceError, match=r"Lower --mtt\.lr_img=100 or --mtt\.lr_lr=1e\+12 or --mtt\.lr_init"):
+    with pytest.raises(DivergenceError, match=r"Lower --mtt\.lr_img=\d+ or --mtt\.lr_lr=1e\+12 or --mtt\.lr_init="):
         go(path, store, config)
     steps = len(metrics(path))
     skipped = [record["skipped"] for record in metrics(path)]
@@ -106,9 +107,7 @@ def test_a_diverging_run_keeps_its_last_good_state(store: Path, tmp_path: Path) 
 
 def test_a_diverging_command_names_the_setting(store: Path, tmp_path: Path) -> None:
     settings = {"steps": 9, "model.width": 8, "experts.count": 3, "evaluation.at_end": False, "mtt.lr_init": 1e30, "guard.max_skips": 3}
-    process = launch(command(tmp_path / "run", store, settings))
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 2 and "or --mtt.lr_init=1e+30" in told and "Traceback" not in told
+    assert "or --mtt.lr_init=1e+30" in raydd(*command(tmp_path / "run", store, settings)[3:]).refusal()
 
 
 def test_errors_travel_between_processes() -> None:
