@@ -62,7 +62,7 @@ def distill(
         on_step(state, record)
         if state.skips >= config.guard.max_skips:
             raise DivergenceError(
-                f"{state.skips} steps in a row gave no finite loss, the last one step {state.step - 1}. The images are those of the last "
+                f"{state.skips} steps in a row gave no finite loss or no gradient, the last one step {state.step - 1}. The images are those of the last "
                 f"good step. Lower {_rates(config, entry)}, or start from real images (--init real)."
             )
     return state
@@ -125,6 +125,7 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
 def apply_update(state: State, update: Update, optimiser: Optimiser) -> State | None:
     """SGD with momentum on images and step size (torch's rule, no dampening); None when anything is not finite.
 
+    None too when no image has any gradient: pixels so large that the network no longer feels them have diverged as well.
     A step size that would fall below its floor stays there and loses its momentum, so that it can rise again.
     """
     velocity_images = optimiser.momentum * state.velocity_images + update.grad_images
@@ -132,6 +133,8 @@ def apply_update(state: State, update: Update, optimiser: Optimiser) -> State | 
     images = state.synthetic.images - optimiser.lr_images * velocity_images
     step_size = state.synthetic.step_size - optimiser.lr_step_size * velocity_step_size
     if not (torch.isfinite(images).all() and torch.isfinite(step_size) and torch.isfinite(torch.tensor(update.loss))):
+        return None
+    if not update.grad_images.any():
         return None
     if step_size < optimiser.min_step_size:
         step_size, velocity_step_size = torch.full_like(step_size, optimiser.min_step_size), torch.zeros_like(velocity_step_size)

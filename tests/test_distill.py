@@ -80,7 +80,7 @@ def test_optimiser_is_torch_sgd_with_momentum() -> None:
 
 def test_step_size_stays_positive_and_can_rise_again() -> None:
     state, optimiser = start(), Optimiser(0.0, 1.0, 0.9, 1e-6)
-    zero = torch.zeros_like(state.synthetic.images)
+    zero = torch.full_like(state.synthetic.images, 1e-9)
     state = apply_update(state, Update(1.0, zero, torch.tensor(5.0), 0.0), optimiser)
     assert state.synthetic.step_size == torch.tensor(1e-6) and state.velocity_step_size == 0
     state = apply_update(state, Update(1.0, zero, torch.tensor(-0.5), 0.0), optimiser)
@@ -147,6 +147,14 @@ def test_a_hopeless_step_is_skipped_and_leaves_the_images_alone() -> None:
     assert records[3]["skipped"] and records[3]["attempt"] == CONFIG.guard.redraws
     assert torch.equal(states[3].synthetic.images, states[2].synthetic.images)
     assert states[3].skips == 1 and states[4].skips == 0
+
+
+def test_images_without_any_gradient_count_as_diverged() -> None:
+    state, optimiser = start(), Optimiser(1.0, 1e-3, 0.5, 1e-6)
+    zero = torch.zeros_like(state.synthetic.images)
+    assert apply_update(state, Update(1.0, zero, torch.tensor(0.1), 0.0), optimiser) is None
+    zero[3, 0, 2, 2] = 1e-12
+    assert apply_update(state, Update(1.0, zero, torch.tensor(0.1), 0.0), optimiser) is not None
 
 
 def test_too_many_skips_stop_the_run_at_its_last_good_state() -> None:

@@ -5,7 +5,6 @@ and in every worker. As numpy arrays they take one.
 """
 
 import io
-import pickle
 from typing import Any
 
 import numpy as np
@@ -37,4 +36,4 @@ def pack(value: Any) -> bytes:
 
 def unpack(packed: bytes) -> Any:
     """What was packed. Only for bytes from another process of the same run."""
-    return pickle.loads(packed)
+    return ray.cloudpickle.loads(packed)
