@@ -64,7 +64,7 @@ def test_value_of_the_wrong_type(store: Path, tmp_path: Path) -> None:
         (("--selection.candidates", "4"), ("--selection.candidates=4 is more than the pool of 3 experts", "raise --experts")),
         (("--selection.pool", "2"), ("--selection.candidates=3 is more than the pool of 2 experts",)),
         (("--selection.pool", "9"), ("--selection.pool=9 is more than --experts=3",)),
-        (("--experts.epochs", "4"), ("experts of 5 epochs", "--experts.epochs=4", "lower --mtt.max_start_epoch")),
+        (("--experts.epochs", "4"), ("experts of 7 epochs", "--experts.epochs=4", "lower --mtt.max_start_epoch")),
         (("--selection.temperature", "0"), ("--selection.temperature=0.0 must be above 0",)),
         (("--selection.temperature", "-1"), ("--selection.temperature=-1.0 must be above 0",)),
         (("--selection.temperature", "nan"), ("--selection.temperature=nan must be a finite number",)),
@@ -149,13 +149,13 @@ def test_parquet_that_is_truncated(parquet: Path, store: Path, tmp_path: Path) -
 
 
 def test_store_without_the_experts(tmp_path: Path) -> None:
-    words = ("3 experts of 5 epochs", "lacks 3 of them", "raydd experts digits-mtt-ipc1 --experts 3 --experts.epochs 5")
+    words = ("3 experts of 7 epochs", "lacks 3 of them", "raydd experts digits-mtt-ipc1 --experts 3 --experts.epochs 7")
     refused_run(tmp_path / "run", tmp_path / "store", "--no_train_experts", words=words)
 
 
 def test_store_with_experts_that_are_too_short(store: Path, tmp_path: Path) -> None:
-    longer = ("--mtt.max_start_epoch", "6", "--no_train_experts")
-    refused_run(tmp_path / "run", store, *longer, words=("--mtt.max_start_epoch=6", "7 epochs", "lacks 3", "raydd experts"))
+    longer = ("--mtt.max_start_epoch", "9", "--no_train_experts")
+    refused_run(tmp_path / "run", store, *longer, words=("--mtt.max_start_epoch=9", "10 epochs", "lacks 3", "raydd experts"))
 
 
 def test_truncated_store(store: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_folder_that_holds_something_else(store: Path, tmp_path: Path) -> None:
 def test_empty_folder_stays_when_its_run_is_refused(store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    refused(distill(run, store, "--mtt.max_start_epoch", "6", "--no_train_experts"), "raydd experts")
+    refused(distill(run, store, "--mtt.max_start_epoch", "9", "--no_train_experts"), "raydd experts")
     assert run.is_dir() and not list(run.iterdir())
 
 
@@ -320,7 +320,7 @@ def test_resuming_what_is_no_run(tmp_path: Path) -> None:
 def test_resuming_with_other_settings(run_copy: Path) -> None:
     before = contents(run_copy)
     changed = ("--mtt.lr_img", "7", "--seed", "3")
-    words = ("--mtt.lr_img=7.0 (the run has 100.0)", "--seed=3 (the run has 0)", "only --steps, --evaluation.*")
+    words = ("--mtt.lr_img=7.0 (the run has 50.0)", "--seed=3 (the run has 0)", "only --steps, --evaluation.*")
     refused(raydd("distill", "--resume", run_copy, *changed), *words)
     refused(raydd("distill", "--resume", run_copy, "--run", "elsewhere"), "--run and --resume exclude each other")
     refused(raydd("distill", "--resume", run_copy, "--threads", "0"), "--threads=0")
