@@ -4,7 +4,7 @@ A toy method with a small fixed amount of work is stepped (score M = K candidate
 other in one process, so that both meet the same machine. The overhead of a step is its wall time on Ray less the longest time
 that a worker spent in the method for the scores, less that for the update.
 
-    python benchmarks/ray_overhead.py [--steps 60] [--json benchmarks/results/ray_overhead.json]
+    python benchmarks/ray_overhead.py [--steps 100] [--json benchmarks/results/ray_overhead.json]
 """
 
 import argparse
@@ -82,7 +82,8 @@ def step(executor: Executor, synthetic: SyntheticSet, candidates: list[Candidate
     return wall, outside, SyntheticSet(images, synthetic.labels, synthetic.step_size, synthetic.stages)
 
 
-def measure(megabytes: float, workers: int, steps: int, warm: int = 8) -> dict[str, Any]:
+def measure(megabytes: float, workers: int, steps: int, warm: int = 120) -> dict[str, Any]:
+    """The first `warm` steps are not counted: until Ray's store has been filled once, every page that it touches is a new one."""
     candidates = [Candidate(index, index, 0) for index in range(workers)]
     remote, inline = RayExecutor(FixedWork(), workers, WorkerOptions()), InlineExecutor(FixedWork())
     synthetic, overheads, walls, inline_walls = synthetic_set(megabytes), [], [], []
@@ -141,7 +142,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--json", default=str(Path(__file__).parent / "results" / "ray_overhead.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

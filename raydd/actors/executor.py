@@ -1,6 +1,7 @@
 """The executor whose methods live on Ray workers."""
 
 import time
+import weakref
 from typing import Any
 
 import ray
@@ -22,7 +23,7 @@ class RayExecutor:
     def __init__(self, factory: Factory, workers: int, options: WorkerOptions, placement_group: PlacementGroup | None = None):
         self._pool = WorkerPool(factory, workers, placement_group, options)
         self._workers, self._parcels = workers, 0
-        self._sent: tuple[SyntheticSet, Any, tuple[object, ...]] | None = None
+        self._sent: tuple[weakref.ref[SyntheticSet], Any, tuple[object, ...]] | None = None
         self._reference: Any = None
         self._scored_by: dict[Candidate, int] = {}
         self.transfer_seconds = 0.0
@@ -63,10 +64,11 @@ class RayExecutor:
     def _send(self, synthetic: SyntheticSet, draws: Any) -> Any:
         """A reference to the set and the draws; the one of the last call if both are what they were then."""
         versions = _versions(synthetic)
-        if self._sent is None or self._sent[0] is not synthetic or self._sent[1] is not draws or self._sent[2] != versions:
+        if self._sent is None or self._sent[0]() is not synthetic or self._sent[1] is not draws or self._sent[2] != versions:
             self._parcels += 1
             self._reference = ray.put(Parcel.pack(self._parcels, synthetic, draws))
-            self._sent = (synthetic, draws, versions)
+            # A weak reference: an old set must not be kept in memory for the sake of this comparison.
+            self._sent = (weakref.ref(synthetic), draws, versions)
         return self._reference
 
 
