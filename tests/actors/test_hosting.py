@@ -1,5 +1,7 @@
 """Whole runs: the same bits inline, on Ray, and on Ray with a worker and then the driver killed."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +31,27 @@ def small() -> Config:
 
 
 def test_inline_and_ray_with_deaths_give_the_same_bits(tmp_path: Path) -> None:
-    execution = Execution(run=str(tmp_path / "inline"), store=str(tmp_path / "store"), workers=0, checkpoint_every=5)
-    expected = distill(small(), execution)["images_sha256"]
-    victims = {2: "ray::Worker", 12: "ray::Driver"}
+    """On Ray a worker is killed after step 2 and the driver after step 12; soon after its restart Ctrl-C ends the run."""
+    victims, restarted = {2: "ray::Worker", 12: "ray::Driver"}, []
 
-    def kill_on_the_way(status: dict[str, Any]) -> None:
-        """A worker after step 2, the driver after step 12."""
-        if status["phase"] == "distill" and status["done"] in victims:
+    def follow(status: dict[str, Any]) -> None:
+        if status["phase"] == "warning":
+            restarted.append(status["text"])
+        elif status["phase"] == "distill" and restarted:
+            if len(restarted) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            restarted.append("told to stop")
+        elif status["phase"] == "distill" and status["done"] in victims:
             kill_one(victims.pop(status["done"]))
 
-    execution = replace(execution, run=str(tmp_path / "ray"), workers=2)
-    result = distill(small(), execution, kill_on_the_way)
-    assert result["images_sha256"] == expected and result["complete"]
-    assert not victims
+    store = str(tmp_path / "store")
+    execution = Execution(run=str(tmp_path / "ray"), store=store, workers=2, checkpoint_every=5)
+    result = distill(replace(small(), steps=5000), execution, follow)
+    assert not victims and not result["complete"] and "driver died" in restarted[0]
     kinds = {line.split('"kind":"')[1].split('"')[0] for line in (tmp_path / "ray" / "faults.jsonl").read_text().splitlines()}
     assert {"death", "driver"} <= kinds
+    inline = distill(replace(small(), steps=result["steps"]), Execution(run=str(tmp_path / "inline"), store=store, workers=0))
+    assert inline["images_sha256"] == result["images_sha256"]
 
 
 def kill_one(title: str) -> None:
