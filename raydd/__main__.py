@@ -59,6 +59,10 @@ class EvaluateOptions:
     """Learning rate, for the synthetic and for the real images."""
     batch_size: int | None = None
     """Images in a batch."""
+    data: str = ""
+    """Where the real images are now, if they have moved: as --data of raydd distill."""
+    data_root: str = ""
+    """Folder with the official archives, as --data.root of raydd distill."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is CUDA where there is one."""
     threads: int = 1
@@ -233,7 +237,8 @@ def _evaluate(arguments: list[str]) -> int:
 
     options = tyro.cli(EvaluateOptions, prog="raydd evaluate", args=arguments, use_underscores=True)
     given = {name: getattr(options, name) for name in ("nets", "epochs", "lr", "batch_size") if getattr(options, name) is not None}
-    comparison = evaluate(options.path, Execution(device=options.device, threads=options.threads), **given)
+    execution = Execution(device=options.device, threads=options.threads)
+    comparison = evaluate(options.path, execution, options.data, options.data_root, **given)
     if options.json:
         print(json.dumps(comparison.summary()))
     else:

@@ -62,8 +62,8 @@ def distill(
         on_step(state, record)
         if state.skips >= config.guard.max_skips:
             raise DivergenceError(
-                f"{state.skips} steps in a row gave no finite loss or no gradient, the last one step {state.step - 1}. The images are those of the last "
-                f"good step. Lower {_rates(config, entry)}, or start from real images (--init real)."
+                f"{state.skips} steps in a row gave no finite loss or no gradient, the last one step {state.step - 1}. "
+                f"The images are those of the last good step. Lower {_rates(config, entry)}, or start from real images (--init real)."
             )
     return state
 
@@ -77,10 +77,14 @@ def _rates(config: Config, entry: MethodEntry) -> str:
 def take_step(config: Config, entry: MethodEntry, state: State, executor: Executor) -> tuple[State, Record]:
     """One distillation step, redrawn while nothing finite comes out and skipped when redrawing does not help."""
     started = time.perf_counter()
+    failed = []
     for attempt in range(config.guard.redraws + 1):
         new, record = _attempt(config, entry, state, executor, attempt)
         if new is not None:
             break
+        failed.append(record["candidates"])
+    if failed:
+        record["failed"] = failed
     record["seconds"]["total"] = time.perf_counter() - started
     if new is None:
         return replace(state, step=state.step + 1, skips=state.skips + 1), record
@@ -91,12 +95,13 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
     synthetic, step = state.synthetic, state.step
     candidates = selection.draw_candidates(config, entry.start_epochs(config), step, attempt)
     draws = entry.draw(config, len(synthetic.images), synthetic.images.shape[-1], step, attempt)
-    clock = _Clock(executor)
+    clock, progress = _Clock(executor), step / max(config.steps - 1, 1)
     chances = [1.0]
     losses: list[float | None] = [None]
     if len(candidates) > 1:
         losses = [score.loss for score in clock.time("score", lambda: executor.score(synthetic, candidates, draws))]
-        chances = selection.probabilities(config.selection, losses, step / max(config.steps - 1, 1))
+        chances = selection.probabilities(config.selection, losses, progress)
+    temperature, sign = selection.schedule(config.selection, progress)
     record = {
         "step": step,
         "attempt": attempt,
@@ -107,6 +112,8 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
             for candidate, loss, chance in zip(candidates, losses, chances, strict=True)
         ],
         "entropy": selection.entropy(chances) if len(candidates) > 1 else None,
+        "temperature": temperature,
+        "sign": sign,
         "chosen": None,
         "loss": None,
         "grad_norm": None,

@@ -34,9 +34,9 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     What is refused before the first step leaves no folder behind. Raises `RayddError`s, and `KeyboardInterrupt` with the command
     that carries on.
     """
-    execution = execution or Execution()
+    config, execution = absolute(config), execution or Execution()
     path = execution.run or f"runs/{config.recipe or config.method}-{config.seed}"
-    execution = replace(execution, run=str(Path(path).resolve()))
+    execution = replace(execution, run=str(Path(path).resolve()), store=_absolute(execution.store))
     _check(config, execution)
     setup = prepare(config, execution)
     plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
@@ -68,6 +68,18 @@ def resume(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
         )
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
+
+
+def absolute(config: Config) -> Config:
+    """The same settings with absolute folders: a run is carried on, and its result evaluated, from anywhere."""
+    kind, colon, place = config.data.source.partition(":")
+    source = f"{kind}:{_absolute(place)}" if colon else config.data.source
+    return replace(config, data=replace(config.data, source=source, root=_absolute(config.data.root)))
+
+
+def _absolute(place: str) -> str:
+    """An absolute path; nothing, and URIs, stay as they are."""
+    return place if not place or "://" in place else str(Path(place).expanduser().resolve())
 
 
 def _check(config: Config, execution: Execution) -> None:
@@ -119,7 +131,8 @@ def stop_on_signals(report: Report = silent) -> Iterator[Callable[[], bool]]:
 
 def train_experts(config: Config, execution: Execution | None = None, report: Report = silent) -> str:
     """Train every missing expert of a configuration; returns the folder of its store."""
-    execution = execution or Execution()
+    config, execution = absolute(config), execution or Execution()
+    execution = replace(execution, store=_absolute(execution.store))
     _check(config, execution)
     with services_for(config, execution) as services:
         return build_experts(prepare(config, execution), services, report).folder.location
@@ -177,22 +190,25 @@ def result_file(path: str | Path) -> Artifact:
     return artifact.read(path)
 
 
-def evaluate(path: str | Path, execution: Execution | None = None, **settings: Any) -> Comparison:
+def evaluate(path: str | Path, execution: Execution | None = None, data: str = "", root: str = "", **settings: Any) -> Comparison:
     """Train fresh networks on a finished set, and on random real images of the same number, and test them.
 
-    `settings` override fields of `EvaluationConfig`, for example nets=5. Images of the test split are transformed by the result
-    file's own transform. Raises `ConfigError` when the data at hand are not those of the file.
+    `settings` override fields of `EvaluationConfig`, for example nets=5; `data` and `root` say where the real images are now, if
+    they have moved. Real images are transformed by the result file's own transform. Raises `ConfigError` when the images at hand
+    are not those of the file.
     """
     found = result_file(path)
     config = from_dict(Config, found.config)
-    config = replace(config, evaluation=replace(config.evaluation, **settings))
+    place = replace(config.data, source=data or config.data.source, root=root or config.data.root)
+    config = replace(config, data=place, evaluation=replace(config.evaluation, **settings))
     setup = prepare(config, execution or Execution())
     if setup.dataset.fingerprint != found.fingerprint:
         raise ConfigError(
             [f"--data={config.data.source}: these are not the images that {path} was distilled from. Point --data at the same ones."]
         )
+    setup = replace(setup, transform=found.pixel_transform().to(setup.device))
     evaluator, synthetic = Evaluator(setup), found.synthetic
     return Comparison(
         synthetic=evaluator(synthetic_job(config, synthetic, found.step)),
-        random=evaluator(random_job(setup, synthetic.labels, found.step)),
+        random=evaluator(random_job(setup, synthetic, found.step)),
     )

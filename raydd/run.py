@@ -69,7 +69,7 @@ def build_experts(setup: Setup, services: Services, report: Report, should_stop:
         def run_jobs(*arguments: Any) -> None:
             services.run_jobs(*arguments, heed)
 
-        train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, str(setup.device))
+        train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution)
     return store
 
 

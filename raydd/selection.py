@@ -56,8 +56,9 @@ def _weights(selection: SelectionConfig, losses: list[float], progress: float) -
     if selection.policy == "greedy":
         best = max(range(len(losses)), key=lambda index: (sign * losses[index], -index))
         return [float(index == best) for index in range(len(losses))]
-    exponents = [sign * loss / temperature for loss in normalised(selection.normalise, losses)]
-    return [math.exp(exponent - max(exponents)) for exponent in exponents]
+    signed = [sign * loss for loss in normalised(selection.normalise, losses)]
+    # Differences first: a tiny temperature then ends in exp(-inf) = 0, never in infinity minus infinity.
+    return [math.exp((value - max(signed)) / temperature) for value in signed]
 
 
 def schedule(selection: SelectionConfig, progress: float) -> tuple[float, float]:
@@ -73,7 +74,7 @@ def normalised(rule: str, losses: list[float]) -> list[float]:
     """Losses as they are (`none`), divided by their mean (`mean`), or with mean 0 and deviation 1 (`zscore`)."""
     mean = math.fsum(losses) / len(losses)
     if rule == "mean":
-        return [loss / mean for loss in losses]
+        return [loss / mean if mean > 0 else 0.0 for loss in losses]
     if rule == "zscore":
         deviation = math.sqrt(math.fsum((loss - mean) ** 2 for loss in losses) / len(losses))
         return [(loss - mean) / deviation if deviation > 0 else 0.0 for loss in losses]

@@ -162,7 +162,7 @@ class Session:
         if complete:
             if config.evaluation.at_end:
                 self._waiting.append(synthetic_job(config, state.synthetic, state.step))
-                self._waiting.append(random_job(self._setup, state.synthetic.labels, state.step))
+                self._waiting.append(random_job(self._setup, state.synthetic, state.step))
             self._finish_evaluations(should_stop)
             complete = not (self._waiting or self._pending)
         self._note_faults(max(0, state.step - 1))

@@ -3,7 +3,7 @@
 The factories are small and picklable: a worker on any node builds its own copy from them, memory-mapped where it can be.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -188,14 +188,13 @@ def synthetic_job(config: Config, synthetic: SyntheticSet, step: int) -> Evaluat
     return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, config.evaluation.lr or synthetic.step_size.item())
 
 
-def random_job(setup: Setup, labels: Tensor, step: int) -> EvaluationJob:
+def random_job(setup: Setup, synthetic: SyntheticSet, step: int) -> EvaluationJob:
     """The baseline that any distilled set must beat: random real images of the same number, another draw for each network.
 
-    They have no learned rate; they get that of the experts, which were trained on real images too.
+    Everything else, the rate included, is as for the synthetic set.
     """
-    config = setup.config
-    draws = [real_images(setup, "random-baseline", draw) for draw in range(config.evaluation.nets)]
-    return EvaluationJob(step, "random", torch.stack(draws), labels, config.evaluation.lr or config.experts.lr)
+    draws = [real_images(setup, "random-baseline", draw) for draw in range(setup.config.evaluation.nets)]
+    return replace(synthetic_job(setup.config, synthetic, step), kind="random", images=torch.stack(draws))
 
 
 def needed_snapshots(config: Config) -> tuple[int, int]:

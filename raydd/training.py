@@ -157,7 +157,7 @@ def augmented(data: Batches, indices: Tensor, generator: Generator, recipe: Reci
     """The batch `indices` (B,), augmented by a fresh draw of the recipe's strategy."""
     images, labels = data.batch(indices)
     drawn = dsa.draw(generator, recipe.strategy, len(images), images.shape[-1], recipe.parameters)
-    return dsa.apply(images, drawn), labels
+    return dsa.apply(images, drawn and drawn.to(images.device)), labels
 
 
 def sgd_(theta: Tensor, gradient: Tensor, velocity: Tensor | None, lr: float, recipe: Recipe) -> Tensor | None:

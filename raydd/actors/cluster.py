@@ -11,6 +11,7 @@ import psutil
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
+from raydd import plan
 from raydd.actors import _compat
 from raydd.errors import ResourceError
 
@@ -95,7 +96,7 @@ def _start(num_cpus: int, num_gpus: int | None, dashboard: bool, object_store_me
     try:
         context = _init(
             address="local",
-            num_cpus=max(len(psutil.Process().cpu_affinity()), num_cpus),
+            num_cpus=max(plan.cores(), num_cpus),
             num_gpus=num_gpus,
             include_dashboard=dashboard,
             object_store_memory=memory,

@@ -1,11 +1,11 @@
 """A whole run on Ray: connect, refuse what cannot be had, host the run in a driver actor and follow it."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from ray.util.placement_group import PlacementGroup
 
@@ -15,6 +15,7 @@ from raydd.actors.driver import drive
 from raydd.actors.options import WorkerOptions, worker_options
 from raydd.actors.services import RayServices
 from raydd.config import Config, Execution
+from raydd.errors import ResourceError
 from raydd.run import Report, run
 from raydd.runfolder import RunFolder
 
@@ -31,8 +32,20 @@ class HostedRun:
     def __call__(self, placement_group: PlacementGroup, should_stop: Callable[[], bool], report: Report, attempt: int) -> dict[str, Any]:
         before = [("driver", f"the driver died; attempt {attempt} carries on from the last checkpoint")] if attempt > 1 else []
         services = RayServices(self.workers, self.options, placement_group, before)
-        with RunFolder.open(self.execution.run) as folder:
+        with _reopened(self.execution.run) if attempt > 1 else RunFolder.open(self.execution.run) as folder:
             return run(folder, self.config, self.execution, services, should_stop, report)
+
+
+def _reopened(path: str, patience: float = 20.0) -> RunFolder:
+    """The folder of a run whose driver has just died; its process may take a moment to let go of the lock."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return RunFolder.open(path)
+        except ResourceError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
 
 
 def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str, Any]:
@@ -47,13 +60,13 @@ def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str
         # Fast machines near each other; but on a cluster a lost node should take one worker, not all.
         strategy = "PACK" if execution.address == "local" else "SPREAD"
         hosted = HostedRun(config, execution, workers, options)
-        return drive(hosted, wanted, report, strategy=strategy, resume=options.resume)
+        return drive(hosted, wanted, report, strategy=strategy, stop_timeout=max(120.0, execution.answer_timeout), resume=options.resume)
 
 
 @contextlib.contextmanager
 def ray_services(config: Config, execution: Execution) -> Iterator[RayServices]:
     """Services on a cluster for the duration, for jobs alone: as many workers as there are devices, unless --workers says."""
-    with _connected(execution, execution.workers or len(psutil.Process().cpu_affinity())) as (cluster, options):
+    with _connected(execution, execution.workers or plan.cores()) as (cluster, options):
         devices = cluster.total("GPU") if options.gpus else cluster.total("CPU") // max(1, options.threads)
         workers = execution.workers or max(1, int(devices))
         preflight(bundles(workers, options.threads, options.gpus, cluster), cluster)

@@ -92,7 +92,7 @@ def train_missing(
     store: Store,
     run_jobs: RunJobs = inline_jobs,
     progress: Callable[[Progress], None] = lambda progress: None,
-    device: str = "cpu",
+    execution: Execution | None = None,
 ) -> list[JobResult]:
     """Train the experts that `config` asks for and the store lacks, and those that are too short; [] when none is.
 
@@ -115,7 +115,7 @@ def train_missing(
             fingerprint=dataset.fingerprint,
             transform=transform,
             epochs=epochs,
-            device=device,
+            execution=execution or Execution(),
             dataset=dataset,
             on_epoch=meter.epoch,
         ),

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from raydd.config import Config
+from raydd import devices
+from raydd.config import Config, Execution
 from raydd.data import Dataset, Resident, Transform, load
 from raydd.environment import versions
 from raydd.errors import DataError
@@ -31,7 +32,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class ExpertWorker:
-    """Call it in the process that shall train: it loads the data onto `device` and returns `job -> JobResult`.
+    """Call it in the process that shall train: it loads the data onto its device and returns `job -> JobResult`.
 
     The store is opened from `root` and `recipe`, and `fingerprint` is that of the data. `dataset`, which saves loading it anew
     from `config.data`, and `on_epoch`, which hears how many images every epoch took, serve only in the process that made them:
@@ -44,7 +45,7 @@ class ExpertWorker:
     fingerprint: str
     transform: Transform
     epochs: int
-    device: str = "cpu"
+    execution: Execution = field(default_factory=Execution)
     dataset: Dataset | None = None
     on_epoch: Callable[[int], None] | None = None
 
@@ -53,6 +54,8 @@ class ExpertWorker:
 
     def __call__(self) -> Callable[[Job], JobResult]:
         """Raises `DataError` when the data found here is not the data that the experts are for."""
+        devices.prepare(self.execution.threads, self.execution.deterministic, self.config.tf32)
+        device = devices.resolve(self.execution.device)
         dataset = self.dataset or load(self.config.data)
         if dataset.fingerprint != self.fingerprint:
             raise DataError(
@@ -63,8 +66,9 @@ class ExpertWorker:
             self,
             Store.open(self.root, self.recipe, verify=False),
             build(self.config.model, dataset.shape, len(dataset.classes)),
-            Resident.load(dataset.train, self.transform, self.device),
-            Resident.load(dataset.test, self.transform, self.device),
+            Resident.load(dataset.train, self.transform, device),
+            Resident.load(dataset.test, self.transform, device),
+            device,
         )
 
 
@@ -75,6 +79,7 @@ class _Trainer:
     model: FlatModel
     train: Resident
     test: Resident
+    device: torch.device
 
     def __call__(self, job: Job) -> JobResult:
         """Train what the job's experts lack and write it. Experts that another process finished meanwhile are left alone."""
@@ -86,12 +91,12 @@ class _Trainer:
         epoch = start_epoch(order.config, self.store, job)
         start = None if epoch is None else Snapshot(epoch, torch.stack([self.store.tensor(expert, epoch) for expert in job]))
         walk = []
-        for snapshot in trajectories(order.config, self.model, self.train, job, order.epochs, order.device, start):
+        for snapshot in trajectories(order.config, self.model, self.train, job, order.epochs, self.device, start):
             walk.append(snapshot)
             images += snapshot.images
             if order.on_epoch and snapshot.images:
                 order.on_epoch(snapshot.images)
-        accuracies = accuracy(self.model, walk[-1].thetas.to(order.device), self.test).tolist()
+        accuracies = accuracy(self.model, walk[-1].thetas.to(self.device), self.test).tolist()
         for place, expert in enumerate(job):
             if expert in short:
                 self._write(expert, place, walk, accuracies[place])
@@ -108,7 +113,7 @@ class _Trainer:
             "train_accuracy": before.get("train_accuracy", [])[:first] + [snapshot.accuracy[place] for snapshot in walk[1:]],
             "test_accuracy": [*before.get("test_accuracy", []), [walk[-1].epoch, test_accuracy]],
             "versions": versions(),
-            "device": torch.cuda.get_device_name(self.order.device) if self.order.device.startswith("cuda") else "cpu",
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
         }
         self.store.write(expert, kept + [snapshot.thetas[place].numpy() for snapshot in walk], metadata)
 

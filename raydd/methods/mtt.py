@@ -4,7 +4,7 @@ Source: specs/mtt_pdd.md section 2.2 (reference program) and section 4 (as DynaD
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class MTT:
         self._derivatives = metagrad.derivatives_of(resources.model)
         self._kept: dict[Candidate, list[Tensor]] = {}
         self._kept_for: tuple[SyntheticSet, MTTDraws] | None = None
+        self._batches: tuple[metagrad.InnerBatch, ...] = ()
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: MTTDraws) -> Score:
         """The matching loss: N first-order inner steps from the candidate's start epoch."""
@@ -79,7 +80,9 @@ class MTT:
 
     def _walk(self, synthetic: SyntheticSet, candidate: Candidate, draws: MTTDraws) -> tuple[list[Tensor], tuple[metagrad.InnerBatch, ...]]:
         if not self._same(synthetic, draws):
-            self._kept, self._kept_for, self._batches = {}, (synthetic, draws), self._on_device(draws)
+            # Copies, because the caller may change its own in place.
+            own = replace(synthetic, images=synthetic.images.clone(), step_size=synthetic.step_size.clone())
+            self._kept, self._kept_for, self._batches = {}, (own, draws), self._on_device(draws)
         if candidate not in self._kept:
             start = self._resources.experts.theta(candidate.expert, candidate.epoch)
             self._kept[candidate] = metagrad.walk(

@@ -1,0 +1,64 @@
+"""From settings to objects: the start images, and evaluations that are what they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raydd.config import Config, EvaluationConfig, Execution, ModelConfig
+from raydd.data import Resident, class_indices
+from raydd.evaluate import evaluate
+from raydd.setup import Evaluator, Setup, initial_set, prepare, random_job, real_images, synthetic_job
+
+CONFIG = Config(ipc=2, model=ModelConfig(width=8, depth=2), evaluation=EvaluationConfig(nets=3, epochs=2, batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def setup() -> Setup:
+    return prepare(CONFIG, Execution())
+
+
+def test_start_images_are_real_ones_of_their_class(setup: Setup) -> None:
+    synthetic = initial_set(setup)
+    train = Resident.load(setup.dataset.train, setup.transform)
+    assert synthetic.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    for image, label in zip(synthetic.images, synthetic.labels, strict=True):
+        assert (train.images[class_indices(train.labels, int(label))] == image).flatten(1).all(1).any()
+
+
+def test_noise_is_standard_normal_and_follows_the_seed(setup: Setup) -> None:
+    noise = [initial_set(replace(setup, config=replace(CONFIG, init="noise", ipc=20, seed=seed))).images for seed in (0, 0, 1)]
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+    assert noise[0].mean().abs() < 0.03 and noise[0].std() == pytest.approx(1, abs=0.03)
+
+
+def test_the_baseline_has_another_draw_for_each_net_and_the_rate_of_the_synthetic_set(setup: Setup) -> None:
+    synthetic = replace(initial_set(setup), step_size=torch.tensor(0.037))
+    ours, random = synthetic_job(CONFIG, synthetic, 7), random_job(setup, synthetic, 7)
+    assert ours.images.shape[0] == 1 and random.images.shape[0] == 3
+    assert len({draw.numpy().tobytes() for draw in random.images}) == 3
+    assert ours.lr == random.lr == pytest.approx(0.037) and ours.step == random.step == 7
+    assert (ours.kind, random.kind) == ("synthetic", "random")
+    fixed = replace(CONFIG, evaluation=replace(CONFIG.evaluation, lr=0.2))
+    assert synthetic_job(fixed, synthetic, 7).lr == random_job(replace(setup, config=fixed), synthetic, 7).lr == 0.2
+
+
+def test_networks_are_tested_on_the_test_split(setup: Setup) -> None:
+    synthetic = initial_set(setup)
+    record = Evaluator(setup)(synthetic_job(CONFIG, synthetic, 4))
+    test = Resident.load(setup.dataset.test, setup.transform)
+    expected = evaluate(CONFIG, setup.model, synthetic.images, synthetic.labels, 0.01, test, "cpu", samples=5)
+    assert record["accuracies"] == list(expected.accuracies) and record["nets"] == 3 and record["step"] == 4
+    assert record["accuracy_mean"] == pytest.approx(np.mean(expected.accuracies))
+    assert record["accuracy_std"] == pytest.approx(np.std(expected.accuracies))
+
+
+def test_each_net_of_the_baseline_sees_its_own_draw(setup: Setup) -> None:
+    synthetic = initial_set(setup)
+    record = Evaluator(setup)(random_job(setup, synthetic, 0))
+    test = Resident.load(setup.dataset.test, setup.transform)
+    for net in range(3):
+        images = real_images(setup, "random-baseline", net)
+        alone = evaluate(CONFIG, setup.model, images, synthetic.labels, 0.01, test, "cpu", 1, first=net, samples=5)
+        assert record["accuracies"][net] == alone.accuracies[0]
