@@ -320,7 +320,7 @@ def test_resuming_what_is_no_run(tmp_path: Path) -> None:
 def test_resuming_with_other_settings(run_copy: Path) -> None:
     before = contents(run_copy)
     changed = ("--mtt.lr_img", "7", "--seed", "3")
-    words = ("--mtt.lr_img=7.0 (the run has 50.0)", "--seed=3 (the run has 0)", "only --steps, --evaluation.*")
+    words = ("--mtt.lr_img=7.0 (the run has 20.0)", "--seed=3 (the run has 0)", "only --steps, --evaluation.*")
     refused(raydd("distill", "--resume", run_copy, *changed), *words)
     refused(raydd("distill", "--resume", run_copy, "--run", "elsewhere"), "--run and --resume exclude each other")
     refused(raydd("distill", "--resume", run_copy, "--threads", "0"), "--threads=0")

@@ -111,6 +111,7 @@ def test_records_say_what_happened() -> None:
         chances = [candidate["probability"] for candidate in record["candidates"]]
         assert sum(chances) == pytest.approx(1) and len(chances) == 3
         assert record["loss"] == record["candidates"][record["chosen"]]["score"]
+        assert (record["temperature"], record["sign"]) == (0.5, -1.0)
         assert 0 < record["entropy"] <= math.log(3) + 1e-12
         assert record["seconds"]["total"] >= record["seconds"]["score"] + record["seconds"]["update"] > 0
 
@@ -138,6 +139,8 @@ def test_a_step_without_finite_candidate_is_redrawn() -> None:
     broken = Broken(bad_scores={(2, 0): (0, 1, 2)})
     end = distill(CONFIG, start(), broken, on_step=lambda state, record: records.append(record))
     assert records[2]["attempt"] == 1 and not records[2]["skipped"] and end.step == 6
+    (failed,) = records[2]["failed"]
+    assert [candidate["score"] for candidate in failed] == [None] * 3 and "failed" not in records[1]
 
 
 def test_a_hopeless_step_is_skipped_and_leaves_the_images_alone() -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from raydd import devices
-from raydd.config import Config, ExpertConfig, MTTConfig, SelectionConfig
+from raydd.config import Config, EvaluationConfig, ExpertConfig, MTTConfig, SelectionConfig
 from raydd.distill import State, distill
+from raydd.evaluate import evaluate
 from raydd.executor import InlineExecutor
 from raydd.methods.base import Resources
 from raydd.methods.mtt import MTT, draw
+from raydd.training import TensorBatches
 from raydd.types import Candidate
 from tests.helpers import Table, model, synthetic, table
 
@@ -46,6 +48,16 @@ def test_deterministic_runs_have_equal_bits() -> None:
     finally:
         devices.prepare(threads=1, deterministic=False, tf32=False)
     assert torch.equal(ends[0].synthetic.images, ends[1].synthetic.images)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_evaluation_trains_on_the_device(together: bool) -> None:
+    network = model()
+    data, config = synthetic(network), replace(CONFIG, evaluation=EvaluationConfig(nets=2, epochs=3, batch_size=4))
+    test = TensorBatches(data.images.to("cuda"), data.labels.to("cuda"))
+    there = evaluate(config, network, data.images, data.labels, 0.01, test, "cuda", together=together)
+    here = evaluate(config, network, data.images, data.labels, 0.01, TensorBatches(data.images, data.labels), "cpu")
+    assert there.train_loss == pytest.approx(here.train_loss, rel=1e-3)
 
 
 def test_answers_come_back_to_the_cpu() -> None:

@@ -39,6 +39,14 @@ def test_uniform_and_sign_zero_are_by_lot(policy: str) -> None:
     assert chances == pytest.approx([1 / 3] * 3)
 
 
+def test_tiny_temperatures_and_zero_losses_give_probabilities() -> None:
+    cold = SelectionConfig(policy="dynadistill", temperature=1e-320)
+    assert selection.probabilities(cold, [0.5, 0.2, 0.9], 0) == [0, 1, 0]
+    assert selection.probabilities(cold, [0.2, 0.2, 0.9], 0) == [0.5, 0.5, 0]
+    zeros = SelectionConfig(policy="dynadistill", normalise="mean")
+    assert selection.probabilities(zeros, [0.0, 0.0], 0) == [0.5, 0.5]
+
+
 def test_greedy_takes_the_best_and_the_first_of_equals() -> None:
     greedy = SelectionConfig(policy="greedy")
     assert selection.probabilities(greedy, [0.5, 0.2, 0.2], 0) == [0, 1, 0]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydd.augment import dsa
-from raydd.config import DSA_STRATEGY
+from raydd.config import DSA_OPERATIONS, DSA_STRATEGY
 from raydd.models import FlatModel
 from raydd.rng import stream
 from raydd.training import (
@@ -19,6 +19,7 @@ from raydd.training import (
     Streams,
     TensorBatches,
     accuracy,
+    augmented,
     drop_once,
     fit,
     initial,
@@ -186,3 +187,17 @@ def test_training_leaves_the_data_as_it_was(model: FlatModel, data: TensorBatche
     before = copy.deepcopy(data)
     trained(model, data, FULL, (0,))
     assert torch.equal(before.images, data.images)
+
+
+@pytest.mark.parametrize("operation", DSA_OPERATIONS)
+def test_draws_follow_the_images_to_their_device(operation: str) -> None:
+    # The meta device computes nothing but refuses to mix with another one, as CUDA does.
+    class Elsewhere:
+        labels = torch.zeros(4, dtype=torch.int64, device="meta")
+
+        def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.empty(4, 3, 8, 8, device="meta"), self.labels
+
+    recipe = Recipe(batch_size=4, strategy=operation)
+    images, _ = augmented(Elsewhere(), torch.arange(4), stream(0, 0, "augment"), recipe)
+    assert images.device.type == "meta"

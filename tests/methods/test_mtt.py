@@ -96,6 +96,15 @@ def test_a_kept_walk_is_not_used_for_other_images_or_draws() -> None:
         assert instance.score(*place).loss == fresh.score(*place).loss
 
 
+def test_a_kept_walk_is_not_used_after_a_change_in_place() -> None:
+    candidate = Candidate(0, 1, 1)
+    instance, data, draws = make()
+    instance.score(data, candidate, draws)
+    data.images.add_(0.1)
+    fresh, _, _ = make()
+    assert instance.score(data, candidate, draws).loss == fresh.score(data, candidate, draws).loss
+
+
 def test_start_and_target_are_the_snapshots_of_the_candidate() -> None:
     class Spy:
         def __init__(self, inner: Table):
