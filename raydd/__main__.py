@@ -255,6 +255,7 @@ def _print_evaluation(summary: dict[str, float] | None) -> None:
     for name, prefix in (("synthetic images", ""), ("random real images, same number", "random_")):
         table.add_row(name, f"{summary[prefix + 'accuracy_mean']:.2%}", f"{summary[prefix + 'accuracy_std']:.2%}")
     Console().print(table)
+    print(f"both: {summary['epochs']} passes at rate {summary['lr']:.4g}, networks from scratch")
 
 
 def _report(arguments: list[str]) -> int:

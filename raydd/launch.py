@@ -21,7 +21,7 @@ from raydd.models import build
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
-from raydd.setup import Evaluator, prepare, random_job, synthetic_job
+from raydd.setup import Evaluator, compared, prepare, random_job, synthetic_job
 
 
 def silent(progress: dict[str, Any]) -> None:
@@ -169,15 +169,8 @@ class Comparison:
     random: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """Accuracies as fractions, as `raydd evaluate --json` prints them."""
-        return {
-            "accuracy_mean": self.synthetic["accuracy_mean"],
-            "accuracy_std": self.synthetic["accuracy_std"],
-            "best_accuracy_mean": self.synthetic["best_mean"],
-            "nets": self.synthetic["nets"],
-            "random_accuracy_mean": self.random["accuracy_mean"],
-            "random_accuracy_std": self.random["accuracy_std"],
-        }
+        """The two side by side, see `raydd.setup.compared`."""
+        return compared(self.synthetic, self.random)
 
 
 def result_file(path: str | Path) -> Artifact:

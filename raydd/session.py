@@ -17,7 +17,7 @@ from raydd.errors import ConfigError
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.services import Services
-from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, initial_set, protocol, random_job, synthetic_job
+from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, protocol, random_job, synthetic_job
 from raydd.types import SyntheticSet
 
 Report = Callable[[dict[str, Any]], None]
@@ -172,7 +172,7 @@ class Session:
         """Write result.json and the report; a report that fails is told of and takes nothing away."""
         state = self.state
         last = {record["kind"]: record for record in self._folder.read_evaluations() if record["step"] == state.step}
-        evaluation = _summary(last["synthetic"], last["random"]) if last.keys() >= {"synthetic", "random"} else None
+        evaluation = compared(last["synthetic"], last["random"]) if last.keys() >= {"synthetic", "random"} else None
         sha256 = images_sha256(state.synthetic.images)
         self._folder.write_result(sha256, state.step, self._seconds(), evaluation)
         try:
@@ -256,14 +256,3 @@ def _name(entry: dict[str, Any]) -> str:
 def _rounding(setup: Setup) -> dict[str, Any]:
     """Settings of execution that decide the order of sums, and with it the last bits."""
     return {"device": setup.device.type, "threads": setup.execution.threads}
-
-
-def _summary(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any]:
-    """The evaluation of the final images beside random real ones, as `raydd evaluate --json` prints it."""
-    return {
-        "accuracy_mean": synthetic["accuracy_mean"],
-        "accuracy_std": synthetic["accuracy_std"],
-        "nets": synthetic["nets"],
-        "random_accuracy_mean": random["accuracy_mean"],
-        "random_accuracy_std": random["accuracy_std"],
-    }

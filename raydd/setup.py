@@ -197,6 +197,23 @@ def random_job(setup: Setup, synthetic: SyntheticSet, step: int) -> EvaluationJo
     return replace(synthetic_job(setup.config, synthetic, step), kind="random", images=torch.stack(draws))
 
 
+def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of a synthetic set beside that of random real images, from their records; accuracies are fractions.
+
+    It stands in result.json, and `raydd evaluate --json` prints it.
+    """
+    return {
+        "accuracy_mean": synthetic["accuracy_mean"],
+        "accuracy_std": synthetic["accuracy_std"],
+        "best_accuracy_mean": synthetic["best_mean"],
+        "nets": synthetic["nets"],
+        "epochs": synthetic["epochs"],
+        "lr": synthetic["lr"],
+        "random_accuracy_mean": random["accuracy_mean"],
+        "random_accuracy_std": random["accuracy_std"],
+    }
+
+
 def needed_snapshots(config: Config) -> tuple[int, int]:
     """(experts, epochs) that a run of this configuration reads."""
     count = config.selection.pool or config.experts.count
