@@ -25,6 +25,8 @@ and a later one resumes from the run's own checkpoint. It returns soon after `sh
 
 _KEPT_REPORTS = 10_000
 _POLL_SECONDS = 0.2
+# A driver that reports nothing for so long is taken for dead.
+_SILENCE_SECONDS = 300.0
 
 
 @ray.remote(concurrency_groups={"control": 2})
@@ -145,15 +147,17 @@ class _Client:
         driver = Driver.options(**actor_options(1, 0, self._group, 0)).remote()
         try:
             result, seen = driver.run.remote(self._run, self._group, attempt), 0
-            reports = driver.reports.remote(seen)
+            reports, answered = driver.reports.remote(seen), time.monotonic()
             while not ray.wait([result], timeout=_POLL_SECONDS)[0]:
                 self._heed_interrupts(driver)
                 # A driver that is busy or dying answers later or never; its result tells.
                 if ray.wait([reports], timeout=0)[0]:
                     seen = self._tell(reports, seen)
-                    reports = driver.reports.remote(seen)
-            with contextlib.suppress(GetTimeoutError):
-                self._tell(driver.reports.remote(seen), seen)
+                    reports, answered = driver.reports.remote(seen), time.monotonic()
+                elif time.monotonic() - answered > _SILENCE_SECONDS:
+                    # Its reports come from a thread of their own: a process that gives none is stopped or stuck, not busy.
+                    raise GetTimeoutError(f"no report for {_SILENCE_SECONDS:g} s")
+            self._tell(driver.reports.remote(seen), seen)
             return ray.get(result)
         finally:
             with contextlib.suppress(RayError, ValueError):
@@ -162,8 +166,6 @@ class _Client:
     def _tell(self, reports: Any, seen: int) -> int:
         try:
             entries = ray.get(reports, timeout=10)
-        except GetTimeoutError:
-            raise
         except RayError:
             return seen
         for number, status in entries:

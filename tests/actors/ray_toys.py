@@ -1,6 +1,7 @@
 """Small methods, workers and runs that the tests of the Ray layer send to other processes."""
 
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,7 @@ class ToyRun:
     fail: Any = None
     die_at: int = -1
     deaths: int = 1
+    freeze: bool = False
 
     def __call__(self, placement_group: Any, should_stop: Any, report: Any, attempt: int) -> dict[str, Any]:
         path = Path(self.file)
@@ -126,7 +128,7 @@ class ToyRun:
             if self.fail is not None:
                 raise self.fail
             if count == self.die_at and attempt <= self.deaths:
-                os._exit(1)
+                os.kill(os.getpid(), signal.SIGSTOP if self.freeze else signal.SIGKILL)
             time.sleep(0.02)
         bundles = len(placement_group.bundle_specs)
         return {"count": count, "start": start, "attempt": attempt, "bundles": bundles, "pid": os.getpid()}

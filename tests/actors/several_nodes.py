@@ -31,7 +31,14 @@ STORE = 80 * 2**20
 @contextmanager
 def nodes(head_cpus: int, others: int) -> Iterator[Cluster]:
     """A head and so many nodes of one CPU on this machine, and this process connected to them."""
-    head = {"num_cpus": head_cpus, "include_dashboard": False, "object_store_memory": STORE, "_system_config": ALERT}
+    # The driver's bundle asks for the resource `driver`, so that the workers' bundles are on the other nodes.
+    head = {
+        "num_cpus": head_cpus,
+        "resources": {"driver": 1},
+        "include_dashboard": False,
+        "object_store_memory": STORE,
+        "_system_config": ALERT,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(others):
         cluster.add_node(num_cpus=1, object_store_memory=STORE)

@@ -41,6 +41,14 @@ def test_driver_that_dies_is_started_again_and_carries_on(tmp_path: Path) -> Non
     assert [report["done"] for report in reports if report.get("attempt") == 2] == [5, 6, 7, 8, 9, 10]
 
 
+def test_driver_that_is_frozen_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydd.actors.driver._SILENCE_SECONDS", 12.0)
+    reports = []
+    result = drive(ToyRun(str(tmp_path / "count"), die_at=4, freeze=True), BUNDLES, reports.append)
+    assert (result["attempt"], result["start"], result["count"]) == (2, 4, 10)
+    assert any("no report for 12 s" in report.get("text", "") for report in reports)
+
+
 def test_driver_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match=r"driver died 1 times.*last checkpoint.*`raydd distill --resume x`"):
         drive(ToyRun(str(tmp_path / "count"), die_at=4, deaths=9), BUNDLES, max_restarts=0, resume="raydd distill --resume x")
