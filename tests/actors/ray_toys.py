@@ -123,7 +123,10 @@ class ToyRun:
         start = count
         while (self.endless or count < self.steps) and (self.deaf or not should_stop()):
             count += 1
-            path.write_text(str(count))
+            # Whole or not at all: the process may be killed here.
+            whole = path.with_suffix(".new")
+            whole.write_text(str(count))
+            whole.replace(path)
             report({"phase": "distill", "done": count, "attempt": attempt, "pid": os.getpid()})
             if self.fail is not None:
                 raise self.fail
