@@ -12,6 +12,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from raydd.errors import ConfigError
+from raydd.method_config import (
+    METHOD_ABOVE,
+    METHOD_AT_LEAST,
+    METHOD_AT_MOST,
+    METHOD_BELOW,
+    CAFEConfig,
+    DCConfig,
+    DMConfig,
+    DREAMConfig,
+    IDCConfig,
+    MTTConfig,
+)
 from raydd.schema import fingerprint as fingerprint
 from raydd.schema import flatten as flatten
 from raydd.schema import from_dict as from_dict
@@ -92,32 +104,6 @@ class ExpertConfig:
 
 
 @dataclass(frozen=True)
-class MTTConfig:
-    """Matching training trajectories."""
-
-    syn_steps: int = 20
-    """Inner steps N of the student."""
-    expert_epochs: int = 3
-    """Epochs between the start and the target snapshot of the expert."""
-    max_start_epoch: int = 25
-    """Start epochs are drawn from 0 to this, exclusive."""
-    batch_syn: int | None = None
-    """Synthetic images per inner step. Default: all of them."""
-    lr_img: float = 1000.0
-    """Learning rate of the images."""
-    lr_lr: float = 1e-5
-    """Learning rate of the step size."""
-    lr_init: float = 0.01
-    """Start value of the student's step size."""
-    min_step_size: float = 1e-6
-    """Floor of the learned step size, which keeps it positive."""
-    momentum: float = 0.5
-    """Momentum of both optimisers."""
-    grad_mode: Literal["adjoint", "unroll", "tesla"] = "adjoint"
-    """adjoint: exact, constant memory. unroll: exact, memory grows with syn_steps. tesla: approximate. Changes results."""
-
-
-@dataclass(frozen=True)
 class SelectionConfig:
     """Which candidate updates the images."""
 
@@ -133,14 +119,32 @@ class SelectionConfig:
     """annealed: temperature at the last step, reached geometrically."""
     final_sign: float | None = None
     """annealed: sign at the last step, reached linearly. Default: `sign`."""
-    normalise: Literal["none", "mean", "zscore"] = "none"
-    """Scores as they are, divided by their mean, or standardised, before the temperature. Changes results."""
+    temperature_place: Literal["divide", "multiply"] = "divide"
+    """Whether the temperature divides the scores or multiplies them; the paper's formula shows neither."""
+    normalise: Literal["none", "mean", "zscore", "relative"] = "none"
+    """Scores as they are, divided by their mean, standardised, or divided by the size of what is matched. Changes results."""
     share_start: bool = False
-    """One start epoch for all candidates of a step, so that only the expert differs."""
+    """mtt: one start epoch for all candidates of a step, so that only the expert differs."""
     pool: int | None = None
-    """Use only the first so many experts. Default: all of them."""
+    """mtt: use only the first so many experts; default all. Others: network slots; default 1 for one candidate, else 10."""
     replacement: bool = True
-    """Draw experts anew at every step. False: each expert once before any comes again."""
+    """mtt: draw experts anew at every step. False: each expert once before any comes again."""
+    every: int = 0
+    """Not mtt: image updates between two selections. 0 selects once for each network lifetime."""
+    slots: Literal["put_back", "train_all", "reinit", "keep", "redraw"] | None = None
+    """Not mtt: what becomes of the slots after a network lifetime. put_back: the chosen network goes back as trained. train_all:
+    every slot trains along. reinit: the chosen slot starts anew. keep: the chosen slot goes back as it was. redraw: every slot
+    starts anew. Default: put_back for idc, dream and dreamplus with several candidates, else redraw."""
+    max_age: int = 5
+    """Network lifetimes after which a slot that was put back starts anew; 0 is never."""
+    warm_up_images: int | None = None
+    """Real images that a new slot trains on, with several candidates. Default: idc one network update, others none."""
+    warm_up_spread: int = 0
+    """Further such warm-ups of a new slot, drawn from 0 to this, so that ages differ."""
+    rank_batch: Literal["shared", "own"] = "shared"
+    """dream, dreamplus: score candidates on one random batch, or each on its own representatives."""
+    common_draws: bool = True
+    """Candidates of a step share its real batches and augmentation. Not mtt when False."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,9 @@ class Config:
     """Distillation steps."""
     seed: int = 0
     """Seed of every random stream."""
-    init: Literal["real", "noise"] = "real"
-    """Start from real images of the class, or from standard normal noise."""
+    init: Literal["real", "noise", "mix", "kmeans"] = "real"
+    """Start from real images of the class, from noise, from factor x factor real images in each (mix), or from those nearest to
+    cluster centres (kmeans). idc, dream and dreamplus with a factor above 1 start from mix or kmeans."""
     tf32: bool = False
     """Allow TF32 on CUDA: faster, about 1e-3 relative error. Changes results."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -199,6 +204,11 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     mtt: MTTConfig = field(default_factory=MTTConfig)
+    dc: DCConfig = field(default_factory=DCConfig)
+    dm: DMConfig = field(default_factory=DMConfig)
+    cafe: CAFEConfig = field(default_factory=CAFEConfig)
+    idc: IDCConfig = field(default_factory=IDCConfig)
+    dream: DREAMConfig = field(default_factory=DREAMConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -245,31 +255,39 @@ def expert_epochs(config: Config) -> int:
 
 def check(config: Config, execution: Execution | None = None) -> None:
     """Raise `ConfigError` with every problem that can be seen without touching the data: types first, then ranges and contradictions."""
+    found = problems(config, execution)
+    if found:
+        raise ConfigError(found)
+
+
+def problems(config: Config, execution: Execution | None = None) -> list[str]:
+    """One sentence for every such problem. Raises `ConfigError` for wrong types."""
     given = [part for part in (config, execution) if part is not None]
     for part in given:
         from_dict(type(part), to_dict(part))
-    problems = [problem for part in given for problem in _ranges(part)] + _choices(config) + _relations(config)
-    if problems:
-        raise ConfigError(problems)
+    found = [problem for part in given for problem in _ranges(part)] + _choices(config)
+    return found + (_relations(config) if config.method == "mtt" else [])
 
 
 _AT_LEAST = {
     "ipc": 1, "steps": 0, "seed": 0, "model.width": 1, "model.depth": 1, "experts.count": 1, "experts.epochs": 1,
-    "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1,
-    "mtt.batch_syn": 1, "selection.candidates": 1, "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1,
+    "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "selection.every": 0, "selection.max_age": 0,
+    "selection.warm_up_images": 0, "selection.warm_up_spread": 0, "selection.candidates": 1, "selection.pool": 1,
+    "evaluation.every": 0, "evaluation.nets": 1,
     "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
-    "experts.momentum": 0, "experts.weight_decay": 0, "mtt.momentum": 0, "mtt.lr_lr": 0, "evaluation.momentum": 0,
+    "experts.momentum": 0, "experts.weight_decay": 0, "evaluation.momentum": 0,
     "evaluation.weight_decay": 0, "workers": 0, "threads": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "max_restarts": 0,
-}  # fmt: skip
+} | METHOD_AT_LEAST  # fmt: skip
 _ABOVE = {
-    "data.zca_eps": 0, "experts.lr": 0, "mtt.lr_img": 0, "mtt.lr_init": 0, "mtt.min_step_size": 0,
+    "data.zca_eps": 0, "experts.lr": 0,
     "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0, "answer_timeout": 0,
-}  # fmt: skip
-_BELOW = {"experts.momentum": 1, "mtt.momentum": 1, "evaluation.momentum": 1}
+} | METHOD_ABOVE  # fmt: skip
+_BELOW = {"experts.momentum": 1, "evaluation.momentum": 1} | METHOD_BELOW
 _BOUNDS = (
     (_AT_LEAST, "at least", lambda value, bound: value >= bound),
     (_ABOVE, "above", lambda value, bound: value > bound),
     (_BELOW, "below", lambda value, bound: value < bound),
+    (METHOD_AT_MOST, "at most", lambda value, bound: value <= bound),
 )
 
 

@@ -1,6 +1,6 @@
 """The nouns that every part of raydd shares: synthetic set, candidate, score, update. Plain data, no behaviour beyond copies."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,25 +33,51 @@ class SyntheticSet:
 
 
 @dataclass(frozen=True)
+class Network:
+    """The state of a network that trains between updates, as it travels between driver and workers. Never changed in place.
+
+    theta, velocity  float32 (P,): parameters, and momentum of their optimiser (zeros before the first step)
+    born             number of this network within the run; its initialisation depends on the seed and on this alone
+    age              lifetimes (outer iterations) that it has served
+    inner            updates of the network since this lifetime began
+    memory           what the method notes with it, by name: DREAM's representatives, CAFE's query accuracies
+    """
+
+    theta: Tensor
+    velocity: Tensor
+    born: int
+    age: int = 0
+    inner: int = 0
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """What one step may match against.
 
-    index   its place among the step's candidates, 0..M-1; every list of candidates is in this order
-    expert  which expert (MTT) or which network slot (IDC, DREAM)
-    epoch   the start epoch of the matched segment (MTT) or the age of the slot
+    index    its place among the step's candidates, 0..M-1; every list of candidates is in this order
+    expert   which expert (MTT), or which network slot (every other method)
+    epoch    the start epoch of the matched segment (MTT), or the age of the slot
+    network  the slot's network; None for MTT, whose experts lie in the store
     """
 
     index: int
     expert: int
     epoch: int
+    network: Network | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Score:
-    """The matching loss of a candidate on the current synthetic set, first order only, and the seconds it took."""
+    """The matching loss of a candidate on the current synthetic set, first order only, and the seconds it took.
+
+    `size` is that of what is matched, for `selection.normalise = relative`: the squared norm of the real gradient or mean feature,
+    1 for MTT, whose loss is relative already.
+    """
 
     loss: float
     seconds: float
+    size: float = 1.0
 
 
 @dataclass(frozen=True)
