@@ -24,6 +24,18 @@ class ConvNet(nn.Module):
         """The flattened output of the last block, in channel, row, column order."""
         return self.features(images).flatten(1)
 
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Every block's map after its activation and before pooling, then the output of the last block.
+
+        Source: specs/dc_dsa_dm_cafe_selection_cl.md section 7.
+        """
+        maps = []
+        for layer in self.features:
+            images = layer(images)
+            if isinstance(layer, tuple(_ACTIVATIONS.values())):
+                maps.append(images)
+        return [*maps, images]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.embed(images))
 

@@ -5,6 +5,7 @@ Trajectories, gradients and stores deal in vectors theta (P,); a network is only
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -54,7 +55,7 @@ class FlatModel:
         self.layout = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
         self._sizes = [math.prod(size) for _, size in self.layout]
         self.size = sum(self._sizes)
-        self._embedding = _Embedding(module)
+        self._embedding, self._maps = _Call(module, "embed"), _Call(module, "maps")
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
         """The parameter tensors as views of theta (P,), by name."""
@@ -66,7 +67,17 @@ class FlatModel:
 
     def embed(self, theta: Tensor, images: Tensor) -> Tensor:
         """Features (B, F) before the classifier, for networks that define `embed`."""
-        return functional_call(self._embedding, {f"network.{name}": view for name, view in self.views(theta).items()}, (images,))
+        return self._call(self._embedding, theta, images)
+
+    def maps(self, theta: Tensor, images: Tensor) -> list[Tensor]:
+        """Every block's map after its activation and before pooling, (B, C, H, W) each, then the output of the last block.
+
+        For networks that define `maps`.
+        """
+        return self._call(self._maps, theta, images)
+
+    def _call(self, method: "_Call", theta: Tensor, images: Tensor) -> Any:
+        return functional_call(method, {f"network.{name}": view for name, view in self.views(theta).items()}, (images,))
 
     def init(self, generator: Generator) -> Tensor:
         """Fresh parameters float32 (P,) by torch's default rules, drawn from `generator` alone.
@@ -87,12 +98,12 @@ class FlatModel:
         return torch.cat([part.flatten() for part in parts])
 
 
-class _Embedding(nn.Module):
-    """`functional_call` runs `forward` only; this makes `embed` the forward."""
+class _Call(nn.Module):
+    """`functional_call` runs `forward` only; this makes another method of the network the forward."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, method: str):
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.embed(images)
+    def forward(self, images: Tensor) -> Any:
+        return getattr(self.network, self.method)(images)
