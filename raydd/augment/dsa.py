@@ -2,33 +2,24 @@
 
 Source: specs/mtt_pdd.md section 1.4 (mode S of the reference). Parameters are drawn before use, so that the same draw can be
 applied to real and synthetic images, to every candidate of a step, and again on the way back of the trajectory gradient.
-Outside the image is 0, which is the data set's mean in training space.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
-CROP, CUTOUT, SCALE, ROTATE = 0.125, 0.5, 1.2, 15.0
+from raydd.augment import operations
+from raydd.augment.classes import ClassDraw, draw_stages
+from raydd.augment.operations import Values
 
 
 @dataclass(frozen=True)
 class DsaDraw:
-    """One operation for a batch of B images; `values` maps each parameter's name to a tensor (B,).
-
-    color:  brightness, saturation, contrast, uniform in [0, 1)
-    crop:   rows, columns, whole pixels by which the window moves
-    cutout: row, column, the centre of the square that is set to 0
-    flip:   flip, uniform in [0, 1); below 0.5 mirrors
-    scale:  x, y, uniform in [0, 1)
-    rotate: angle, uniform in [0, 1)
-    """
+    """One operation for a batch of B images; `values` maps each parameter's name (`raydd.augment.operations`) to a tensor (B,)."""
 
     operation: str
-    values: dict[str, Tensor]
+    values: Values
 
     def to(self, device: torch.device) -> "DsaDraw":
         """The same draw with its parameters on a device."""
@@ -42,125 +33,20 @@ def draw(generator: Generator, strategy: str, count: int, side: int, parameters:
     """
     if strategy == "none":
         return None
-    operations = strategy.split("_")
-    operation = operations[int(torch.randint(len(operations), (), generator=generator))]
-    own = count if parameters == "per-image" else 1
+    names = strategy.split("_")
+    operation = names[int(torch.randint(len(names), (), generator=generator))]
+    values = operations.draw(operation, generator, count if parameters == "per-image" else 1, side)
+    return DsaDraw(operation, {name: value.expand(count) for name, value in values.items()})
 
-    def uniform() -> Tensor:
-        return torch.rand(own, generator=generator).expand(count)
 
-    def whole(low: int, high: int) -> Tensor:
-        return torch.randint(low, high + 1, (own,), generator=generator).expand(count)
+def draw_classes(generator: Generator, strategy: str, classes: int, side: int) -> ClassDraw | None:
+    """Draw for each of C classes one operation and one set of parameters, shared by all images of the class.
 
-    shift = int(side * CROP + 0.5)
-    # An even square may be centred one past the last row; the reference draws that offset too.
-    last = side - int(side * CUTOUT + 0.5) % 2
-    values = {
-        "color": lambda: {"brightness": uniform(), "saturation": uniform(), "contrast": uniform()},
-        "crop": lambda: {"rows": whole(-shift, shift), "columns": whole(-shift, shift)},
-        "cutout": lambda: {"row": whole(0, last), "column": whole(0, last)},
-        "flip": lambda: {"flip": uniform()},
-        "scale": lambda: {"x": uniform(), "y": uniform()},
-        "rotate": lambda: {"angle": uniform()},
-    }[operation]()
-    return DsaDraw(operation, values)
+    The Siamese form of a matching step: applied to real and to synthetic images alike. None when the strategy is `none`.
+    """
+    return None if strategy == "none" else draw_stages(generator, (tuple(strategy.split("_")),), classes, side)
 
 
 def apply(images: Tensor, drawn: DsaDraw | None) -> Tensor:
     """Augment images (B, C, H, W), square; differentiable in the images, any float dtype, on the draw's device."""
-    return images if drawn is None else _OPERATIONS[drawn.operation](images, **drawn.values)
-
-
-def _color(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    brightness, saturation, contrast = (_per_image(value, images) for value in (brightness, saturation, contrast))
-    images = images + (brightness - 0.5) * BRIGHTNESS
-    grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (saturation * SATURATION) + grey
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (images - mean) * (contrast + CONTRAST) + mean
-
-
-def _crop(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    row, column = _pixels(images)
-    return _take(images, row + rows[:, None, None], column + columns[:, None, None])
-
-
-def _cutout(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    side = images.shape[-1]
-    size = int(side * CUTOUT + 0.5)
-    position = torch.arange(side, device=images.device)
-
-    def covered(centre: Tensor) -> Tensor:
-        # The reference clamps the square's pixels to the image, so a square centred past the edge still covers the edge row.
-        low = (centre - size // 2).clamp(0, side - 1)[:, None]
-        high = (centre - size // 2 + size - 1).clamp(0, side - 1)[:, None]
-        return (position >= low) & (position <= high)
-
-    hole = covered(row)[:, None, :, None] & covered(column)[:, None, None, :]
-    return images * (~hole).to(images.dtype)
-
-
-def _flip(images: Tensor, flip: Tensor) -> Tensor:
-    return torch.where((flip < 0.5)[:, None, None, None], images.flip(3), images)
-
-
-def _scale(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    factor_x, factor_y = (_centred(1 / SCALE + value * (SCALE - 1 / SCALE), images) for value in (x, y))
-    row, column, centre = _coordinates(images)
-    return _bilinear(images, centre + factor_y * (row - centre), centre + factor_x * (column - centre))
-
-
-def _rotate(images: Tensor, angle: Tensor) -> Tensor:
-    radians = _centred((angle - 0.5) * 2 * ROTATE * math.pi / 180, images)
-    row, column, centre = _coordinates(images)
-    x, y = column - centre, row - centre
-    return _bilinear(
-        images,
-        centre + torch.sin(radians) * x + torch.cos(radians) * y,
-        centre + torch.cos(radians) * x - torch.sin(radians) * y,
-    )
-
-
-def _per_image(value: Tensor, images: Tensor) -> Tensor:
-    return value.to(images.dtype)[:, None, None, None]
-
-
-def _centred(value: Tensor, images: Tensor) -> Tensor:
-    return value.to(images.dtype)[:, None, None]
-
-
-def _pixels(images: Tensor) -> tuple[Tensor, Tensor]:
-    height, width = images.shape[-2:]
-    row = torch.arange(height, device=images.device)[None, :, None]
-    return row, torch.arange(width, device=images.device)[None, None, :]
-
-
-def _coordinates(images: Tensor) -> tuple[Tensor, Tensor, float]:
-    row, column = _pixels(images)
-    return row.to(images.dtype), column.to(images.dtype), (images.shape[-1] - 1) / 2
-
-
-def _take(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Pixels (B, C, H, W) at whole positions (B or 1, H, W), 0 outside the image."""
-    batch, channels, height, width = images.shape
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    place = place.expand(batch, height, width).reshape(batch, 1, -1).expand(batch, channels, -1)
-    taken = images.reshape(batch, channels, -1).gather(2, place).view(batch, channels, height, width)
-    return taken * inside[:, None].to(images.dtype)
-
-
-def _bilinear(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Bilinear samples at positions in pixels (B, H, W), 0 outside.
-
-    Four gathers in place of `grid_sample`, because its CUDA backward is not deterministic.
-    """
-    top, left = row.floor(), column.floor()
-    down, right = (row - top)[:, None], (column - left)[:, None]
-    top, left = top.long(), left.long()
-    upper = _take(images, top, left) * (1 - right) + _take(images, top, left + 1) * right
-    lower = _take(images, top + 1, left) * (1 - right) + _take(images, top + 1, left + 1) * right
-    return upper * (1 - down) + lower * down
-
-
-_OPERATIONS = {"color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scale": _scale, "rotate": _rotate}
+    return images if drawn is None else operations.apply(drawn.operation, images, drawn.values)
