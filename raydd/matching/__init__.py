@@ -1,0 +1,22 @@
+"""Gradient and distribution matching: losses between real and synthetic batches and their exact gradient in the synthetic images.
+
+Plain functions on tensors, in float32 or float64. Batches are class-major, (C, n, ch, H, W): n images of each of C classes. Synthetic
+images are those that the network sees, decoded and augmented; the caller pulls the gradient back through that.
+
+    distances.dc_distance(layout, metric="ours" | "mse" | "cos", eps) -> Distance
+    distances.idc_distance(layout, metric="mse" | "l1" | "l1_mean" | "cos", bias, fc, eps) -> Distance
+    Distance(real, synthetic), (C, P) each -> losses (C,), derivative in the synthetic one (C, P)
+
+    gradients.class_gradients(network, theta, images, labels (C,), chunk) -> (C, P)
+    gradients.match(network, theta, real (C, P), images, labels, distance, chunk) -> losses (C,), image gradient
+    gradients.scores(network, theta, real (C, P), images, labels, distance, chunk) -> losses (C,)
+
+    features.mean_features(embed, theta, images, chunk) -> (C, F)
+    features.match_features(embed, theta, real (C, F), images, metric="mse" | "l1", chunk) -> losses (C,), image gradient
+
+    cafe.real_features(model, theta, images, chunk) -> RealFeatures
+    cafe.match(model, theta, real, images, weights, factor, chunk) -> Terms, image gradient
+    cafe.layer_weights(depth) -> the reference's weights
+
+`layout` is `FlatModel.layout`, `network` a `FlatModel` or any (theta, images) -> logits, `embed` is `FlatModel.embed`.
+"""

@@ -1,0 +1,59 @@
+"""Distribution matching: class means of features of real and synthetic images, and the gradient in the synthetic images.
+
+DM: specs/dc_dsa_dm_cafe_selection_cl.md section 6. DREAM+: specs/idc_dream_pdd.md section 3. CAFE: `raydd.matching.cafe`.
+Features are any function `(theta (P,), images (B, ch, H, W)) -> (B, F)`, such as `FlatModel.embed`.
+
+`chunk` bounds memory. Classes of one chunk go through the network together, so with a batch norm its statistics are those of the
+chunk: None, all classes at once, is then the reference's form. Without one every chunk gives the same numbers up to rounding.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Embedding = Callable[[Tensor, Tensor], Tensor]
+
+
+@torch.no_grad()
+def mean_features(embed: Embedding, theta: Tensor, images: Tensor, chunk: int | None = None) -> Tensor:
+    """The mean feature (C, F) of every class's batch (C, n, ch, H, W), without any graph."""
+    return torch.cat([_means(embed, theta, x) for x in images.split(chunk or len(images))])
+
+
+def match_features(
+    embed: Embedding, theta: Tensor, real: Tensor, images: Tensor, metric: str = "mse", chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The losses (C,) between mean features and the gradient (C, m, ch, H, W) of each in its own class's images.
+
+    real    (C, F), the `mean_features` of the real batches
+    images  (C, m, ch, H, W), the synthetic batches as the network sees them
+    metric  mse: sum over the features of squared differences (DM, and DREAM+'s feature term); l1: of absolute ones
+
+    With a batch norm the classes are not independent: the gradient is that of the sum of the losses.
+    Raises `ValueError` for another metric.
+    """
+    losses, towards = [], []
+    for target, x in zip(real.split(chunk or len(real)), images.split(chunk or len(images)), strict=True):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            means = _means(embed, theta, x)
+        loss, derivative = feature_distance(metric, target, means.detach())
+        losses.append(loss)
+        towards += torch.autograd.grad(means, x, derivative)
+    return torch.cat(losses), torch.cat(towards)
+
+
+def feature_distance(metric: str, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses (C,) between mean features (C, F) and their derivative (C, F) in the synthetic ones; metric as in `match_features`."""
+    difference = synthetic - real
+    if metric == "mse":
+        return difference.square().sum(1), 2 * difference
+    if metric == "l1":
+        return difference.abs().sum(1), difference.sign()
+    raise ValueError(f"no feature distance {metric!r}; known: mse, l1")
+
+
+def _means(embed: Embedding, theta: Tensor, images: Tensor) -> Tensor:
+    """(C, F) of (C, n, ch, H, W)."""
+    return embed(theta, images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)

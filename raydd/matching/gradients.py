@@ -1,0 +1,65 @@
+"""Gradient matching: per-class losses between the parameter gradients of real and synthetic batches, and their image gradient.
+
+For class c with network theta, g_c is the gradient in theta of the mean cross-entropy of the class's batch and the loss is
+D(g_c of the real batch, g_c of the synthetic batch). With v = dD/dg_c its gradient in the synthetic images is d<g_c, v>/d images:
+one second derivative towards the images alone, never towards theta.
+
+Classes do not mix: every batch statistic is that of one class, whatever `chunk` is. Sources: specs/idc_dream_pdd.md sections 1.6 and 7,
+specs/dc_dsa_dm_cafe_selection_cl.md section 4.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from raydd.matching.distances import Distance
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+def class_gradients(network: Network, theta: Tensor, images: Tensor, labels: Tensor, chunk: int | None = None) -> Tensor:
+    """The gradient (C, P) in theta of the mean cross-entropy of every class's batch, without any graph.
+
+    network  (theta (P,), images (B, ch, H, W)) -> logits (B, classes)
+    images   (C, n, ch, H, W), one batch for each class
+    labels   int64 (C,), the label of each batch
+    chunk    the most classes that go through together, which bounds memory; None leaves the choice to the network's route
+    """
+    return torch.stack([_gradient(network, theta, x, y, create_graph=False) for x, y in zip(images, labels, strict=True)])
+
+
+def scores(
+    network: Network, theta: Tensor, real: Tensor, images: Tensor, labels: Tensor, distance: Distance, chunk: int | None = None
+) -> Tensor:
+    """The matching losses (C,) alone, first order. Arguments as for `match`."""
+    return distance(real, class_gradients(network, theta, images, labels, chunk))[0]
+
+
+def match(
+    network: Network, theta: Tensor, real: Tensor, images: Tensor, labels: Tensor, distance: Distance, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The matching losses (C,) and the gradient (C, m, ch, H, W) of each in its own class's images, exact.
+
+    real    (C, P), the `class_gradients` of the real batches
+    images  (C, m, ch, H, W), the synthetic batches as the network sees them: decoded and augmented
+    labels  int64 (C,), the label of each batch
+    chunk   as for `class_gradients`
+    """
+    losses, towards = [], torch.empty_like(images)
+    for place, (target, x, y) in enumerate(zip(real, images, labels, strict=True)):
+        x = x.detach().requires_grad_()
+        gradient = _gradient(network, theta, x, y, create_graph=True)
+        loss, direction = distance(target, gradient.detach())
+        losses.append(loss)
+        (towards[place],) = torch.autograd.grad(gradient, x, direction)
+    return torch.stack(losses), towards
+
+
+def _gradient(network: Network, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool) -> Tensor:
+    """The gradient (P,) of one class. Not batched over classes: torch.func.vmap loses terms of second derivatives of a batch norm."""
+    with torch.enable_grad():
+        theta = theta.detach().requires_grad_()
+        loss = cross_entropy(network(theta, images), label.expand(len(images)))
+        return torch.autograd.grad(loss, theta, create_graph=create_graph)[0]
