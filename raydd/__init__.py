@@ -19,6 +19,8 @@ from raydd.export import export
 from raydd.launch import distill, evaluate, predict, result_file, resume, train_experts
 from raydd.recipes import Recipe, load_recipe, recipe_names
 from raydd.report import write_report
+from raydd.select import select
+from raydd.select_config import SelectConfig
 from raydd.types import SyntheticSet
 
 __version__ = "0.1.0"
@@ -29,6 +31,7 @@ __all__ = [
     "Execution",
     "RayddError",
     "Recipe",
+    "SelectConfig",
     "SyntheticSet",
     "distill",
     "evaluate",
@@ -39,6 +42,7 @@ __all__ = [
     "recipe_names",
     "result_file",
     "resume",
+    "select",
     "train_experts",
     "write_report",
 ]

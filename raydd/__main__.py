@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from raydd.config import Config, Execution, flatten, to_dict
 from raydd.errors import ConfigError, RayddError, ResourceError
+from raydd.select_config import METHODS, SelectConfig
 
 USAGE = """raydd: dataset distillation in parallel on Ray
 
@@ -21,6 +22,7 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd experts RECIPE [settings]          train the expert trajectories
   raydd distill RECIPE [settings]          distil; trains missing experts first
   raydd distill --resume RUN [settings]    carry on with an interrupted run
+  raydd select METHOD RECIPE [settings]    choose real images: random, herding, k_center, forgetting, grand, el2n
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
   raydd report RUN                         write report.html and the figures
   raydd export RUN --to FORMAT OUT         png, parquet or mtt
@@ -35,6 +37,13 @@ class Settings:
 
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
     execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True)
+class SelectSettings(Settings):
+    """Settings of a selection: of the recipe, its data, network and evaluation count."""
+
+    select: SelectConfig = field(default_factory=SelectConfig)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,9 @@ class ExportOptions:
     """The folder to write."""
     to: Literal["png", "parquet", "mtt"]
     """png: pictures by class. parquet: as on the Hugging Face hub. mtt: tensor files of the MTT programs."""
+
+
+Kind = TypeVar("Kind", bound=Settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,23 +163,23 @@ def _recipes(arguments: list[str]) -> int:
     return 0
 
 
-def _settings(command: str, arguments: list[str], run: str | None = None) -> Settings:
+def _settings(command: str, arguments: list[str], run: str | None = None, kind: type[Kind] = Settings) -> Kind:
     """Defaults from the recipe (or the run to resume), overridden by flags."""
     from raydd.recipes import load_recipe
     from raydd.runfolder import RunFolder
 
     if run is not None:
-        default, prog = Settings(*RunFolder.view(run).settings()), f"raydd {command} --resume {run}"
+        default, prog = kind(*RunFolder.view(run).settings()), f"raydd {command} --resume {run}"
         if any(argument == "--run" or argument.startswith("--run=") for argument in arguments):
             raise ConfigError([f"--run and --resume exclude each other: --resume {run} carries on in that folder."])
     elif not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         raise ConfigError([f"raydd {command} needs a recipe first, for example: raydd {command} digits-mtt-ipc1. See raydd recipes."])
     elif arguments[0] in ("-h", "--help"):
-        default, prog = Settings(), f"raydd {command} RECIPE"
+        default, prog = kind(), f"raydd {command} RECIPE"
     else:
-        default, prog = Settings(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
+        default, prog = kind(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
         arguments = arguments[1:]
-    return tyro.cli(Settings, prog=prog, args=arguments, default=default, use_underscores=True)
+    return tyro.cli(kind, prog=prog, args=arguments, default=default, use_underscores=True)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -212,6 +224,29 @@ def _distill(arguments: list[str]) -> int:
     return 0 if result["complete"] else 130
 
 
+def _select(arguments: list[str]) -> int:
+    from raydd.progress import Progress
+    from raydd.select import plain, select
+
+    if arguments and arguments[0] in ("-h", "--help"):
+        arguments = ["METHOD", "--help"]
+    method, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if method not in (*METHODS, "METHOD"):
+        known = ", ".join(METHODS)
+        raise ConfigError([f"raydd select needs a method first, then a recipe; known methods: {known}. {method!r} is none of them."])
+    settings = _settings(f"select {method}", rest, kind=SelectSettings)
+    _show(Settings(plain(settings.config, method)), None)
+    with Progress() as progress:
+        result = select(method, settings.config, settings.execution, settings.select, progress)
+    if not result["complete"]:
+        print(f"stopped in the evaluation; carry on with: raydd distill --resume {result['run']}", file=sys.stderr)
+    _print_evaluation(result["evaluation"], f"real images by {method}")
+    print(f"chosen rows: {result['run']}/selected.json")
+    print(f"report: {result['run']}/report.html")
+    print(f"images sha256: {result['images_sha256']}")
+    return 0 if result["complete"] else 130
+
+
 def _take_resume(arguments: list[str]) -> tuple[str | None, list[str]]:
     for index, argument in enumerate(arguments):
         if argument.startswith("--resume="):
@@ -248,11 +283,11 @@ def _evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def _print_evaluation(summary: dict[str, float] | None) -> None:
+def _print_evaluation(summary: dict[str, float] | None, what: str = "synthetic images") -> None:
     if summary is None:
         return
     table = Table("trained on", "test accuracy", f"std over {summary['nets']} nets", box=None, header_style="bold")
-    for name, prefix in (("synthetic images", ""), ("random real images, same number", "random_")):
+    for name, prefix in ((what, ""), ("random real images, same number", "random_")):
         table.add_row(name, f"{summary[prefix + 'accuracy_mean']:.2%}", f"{summary[prefix + 'accuracy_std']:.2%}")
     Console().print(table)
     print(f"both: {summary['epochs']} passes at rate {summary['lr']:.4g}, networks from scratch")
@@ -278,6 +313,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "experts": _experts,
     "distill": _distill,
+    "select": _select,
     "evaluate": _evaluate,
     "report": _report,
     "export": _export,
