@@ -1,109 +1,125 @@
-"""Networks as functions of one flat parameter vector, and the registry of their architectures.
+"""Networks as functions of one flat parameter vector.
 
 Trajectories, gradients and stores deal in vectors theta (P,); a network is only the rule that turns (theta, images) into logits.
 """
 
+import copy
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from raydd.config import ModelConfig
-from raydd.errors import ConfigError
 
 Shape = tuple[int, int, int]
-Architecture = Callable[[ModelConfig, Shape, int], nn.Module]
-
-_ARCHITECTURES: dict[str, Architecture] = {}
-
-
-def register_model(name: str) -> Callable[[Architecture], Architecture]:
-    """Decorator: make `(config, (C, H, W), classes) -> nn.Module` a value of `--model.name`."""
-
-    def add(architecture: Architecture) -> Architecture:
-        _ARCHITECTURES[name] = architecture
-        return architecture
-
-    return add
-
-
-def model_names() -> list[str]:
-    """Every registered architecture."""
-    return sorted(_ARCHITECTURES)
-
-
-def build(config: ModelConfig, shape: Shape, classes: int) -> "FlatModel":
-    """The network of a configuration for images (C, H, W). Raises `ConfigError` for unknown names and images too small."""
-    if config.name not in _ARCHITECTURES:
-        raise ConfigError([f"--model.name={config.name} is not a model; known: {', '.join(model_names())}."])
-    with torch.device("meta"):
-        module = _ARCHITECTURES[config.name](config, shape, classes)
-    return FlatModel(module, shape, classes, config)
 
 
 class FlatModel:
     """A network without parameters of its own: call it with theta (P,) and images (B, C, H, W), get logits (B, classes).
 
     `size` is P. The flat order is that of `nn.Module.parameters()`, each tensor in C order, as the reference programs store it.
+
+    Batch normalisation uses the statistics of the batch at hand, as in the training mode of torch, and every call is pure. Who
+    needs running statistics keeps them as one vector (Q,), Q being `statistics_size` (0 without batch normalisation): `observe`
+    updates them, and a call that is given them normalises with them, as in the evaluation mode of torch.
     """
 
     def __init__(self, module: nn.Module, shape: Shape, classes: int, config: ModelConfig):
-        self._module, self.shape, self.classes, self.config = module, shape, classes, config
+        self.shape, self.classes, self.config = shape, classes, config
         self.layout = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
         self._sizes = [math.prod(size) for _, size in self.layout]
         self.size = sum(self._sizes)
-        self._embedding, self._maps = _Call(module, "embed"), _Call(module, "maps")
+        self._module, self._observing, self._testing, self._statistics = _modes(module)
+        self.statistics_size = sum(size for _, size in self._statistics)
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
         """The parameter tensors as views of theta (P,), by name."""
         return {name: part.view(size) for (name, size), part in zip(self.layout, theta.split(self._sizes), strict=True)}
 
-    def __call__(self, theta: Tensor, images: Tensor) -> Tensor:
-        """Logits (B, classes), differentiable to any order in theta and images."""
-        return functional_call(self._module, self.views(theta), (images,))
+    def __call__(self, theta: Tensor, images: Tensor, statistics: Tensor | None = None) -> Tensor:
+        """Logits (B, classes), differentiable to any order in theta and images; `statistics` (Q,) stand for those of the batch."""
+        module, tensors = self._mode(theta, statistics)
+        return functional_call(module, tensors, (images,))
 
-    def embed(self, theta: Tensor, images: Tensor) -> Tensor:
+    def embed(self, theta: Tensor, images: Tensor, statistics: Tensor | None = None) -> Tensor:
         """Features (B, F) before the classifier, for networks that define `embed`."""
-        return self._call(self._embedding, theta, images)
+        module, tensors = self._mode(theta, statistics)
+        return functional_call(_Embedding(module), {f"network.{name}": tensor for name, tensor in tensors.items()}, (images,))
 
-    def maps(self, theta: Tensor, images: Tensor) -> list[Tensor]:
-        """Every block's map after its activation and before pooling, (B, C, H, W) each, then the output of the last block.
+    def observe(self, theta: Tensor, images: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) with the statistics of the batch, and the running statistics (Q,) after it.
 
-        For networks that define `maps`.
+        Each running value moves by a tenth towards that of the batch; variances are unbiased (torch's default).
         """
-        return self._call(self._maps, theta, images)
+        # Copies, which torch updates in place: the vector handed over stays as it is, also inside torch.func.vmap.
+        running = {name: part.clone() for name, part in self._running(statistics).items()}
+        logits = functional_call(self._observing, {**self.views(theta), **running}, (images,))
+        return logits, torch.cat(list(running.values()))
 
-    def _call(self, method: "_Call", theta: Tensor, images: Tensor) -> Any:
-        return functional_call(method, {f"network.{name}": view for name, view in self.views(theta).items()}, (images,))
+    def initial_statistics(self) -> Tensor:
+        """Running statistics float32 (Q,) before the first batch: means 0, variances 1."""
+        parts = [torch.zeros(size) if name.endswith("mean") else torch.ones(size) for name, size in self._statistics]
+        return torch.cat(parts) if parts else torch.zeros(0)
 
     def init(self, generator: Generator) -> Tensor:
         """Fresh parameters float32 (P,) by torch's default rules, drawn from `generator` alone.
 
         Convolution and linear weights and biases are uniform in +-1/sqrt(fan_in); norms start at scale 1 and shift 0
-        (specs/mtt_pdd.md section 1.1).
+        (specs/mtt_pdd.md section 1.1). A module with a true attribute `he_normal` has convolution weights N(0, 2 / fan_out)
+        (specs/idc_dream_pdd.md section 1.12).
         """
-        parts = []
+        parts, he_normal = [], getattr(self._module, "he_normal", False)
         for module in self._module.modules():
             own = dict(module.named_parameters(recurse=False))
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 bound = 1 / math.sqrt(math.prod(module.weight.shape[1:]))
-                parts += [torch.empty(p.shape).uniform_(-bound, bound, generator=generator) for p in own.values()]
+                drawn = [torch.empty(p.shape).uniform_(-bound, bound, generator=generator) for p in own.values()]
+                if he_normal and isinstance(module, nn.Conv2d):
+                    fan_out = module.out_channels * math.prod(module.kernel_size)
+                    drawn[0].normal_(0, math.sqrt(2 / fan_out), generator=generator)
+                parts += drawn
             elif isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.BatchNorm2d)):
                 parts += [torch.full(p.shape, 1.0 if name == "weight" else 0.0) for name, p in own.items()]
             elif own:
                 raise TypeError(f"no rule to initialise the parameters of {type(module).__name__}")
         return torch.cat([part.flatten() for part in parts])
 
+    def _mode(self, theta: Tensor, statistics: Tensor | None) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The module to call, and its tensors by name."""
+        if statistics is None:
+            return self._module, self.views(theta)
+        return self._testing, {**self.views(theta), **self._running(statistics)}
 
-class _Call(nn.Module):
-    """`functional_call` runs `forward` only; this makes another method of the network the forward."""
+    def _running(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The running statistics as views of one vector (Q,), by name."""
+        parts = statistics.split([size for _, size in self._statistics])
+        return {name: part for (name, _), part in zip(self._statistics, parts, strict=True)}
 
-    def __init__(self, network: nn.Module, method: str):
+
+def _modes(module: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, list[tuple[str, int]]]:
+    """The network without, with changing and with fixed running statistics, and the name and size of each of these.
+
+    All three are one and the same where there is no batch normalisation.
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+    if not norms:
+        return module, module, module, []
+    for part in norms:
+        part.num_batches_tracked = None
+    statistics = [(name, buffer.numel()) for name, buffer in module.named_buffers()]
+    observing, testing = copy.deepcopy(module), copy.deepcopy(module).eval()
+    for part in norms:
+        part.track_running_stats, part.running_mean, part.running_var = False, None, None
+    return module, observing, testing, statistics
+
+
+class _Embedding(nn.Module):
+    """`functional_call` runs `forward` only; this makes `embed` the forward."""
+
+    def __init__(self, network: nn.Module):
         super().__init__()
-        self.network, self.method = network, method
+        self.network = network
 
-    def forward(self, images: Tensor) -> Any:
-        return getattr(self.network, self.method)(images)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.embed(images)
