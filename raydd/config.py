@@ -1,4 +1,4 @@
-"""Every setting of a run as frozen dataclasses, and the check that reports all errors at once, each naming its flag.
+"""Every setting of a run as frozen dataclasses, and the checks that report all errors at once, each naming its flag.
 
 `Config` holds what decides the result: two runs with equal `Config` give equal bits on one kind of device.
 `Execution` holds where and how it runs; resuming with another `Execution` changes nothing in the result.
@@ -253,15 +253,11 @@ def expert_epochs(config: Config) -> int:
     return config.experts.epochs if config.experts.epochs is not None else needed_epochs(config)
 
 
-def check(config: Config, execution: Execution | None = None) -> None:
-    """Raise `ConfigError` with every problem that can be seen without touching the data: types first, then ranges and contradictions."""
-    found = problems(config, execution)
-    if found:
-        raise ConfigError(found)
-
-
 def problems(config: Config, execution: Execution | None = None) -> list[str]:
-    """One sentence for every such problem. Raises `ConfigError` for wrong types."""
+    """One sentence for every problem that shows without the method or the data: ranges and contradictions, each naming its flag.
+
+    Raises `ConfigError` for wrong types. `raydd.methods.base.check` adds what the method knows.
+    """
     given = [part for part in (config, execution) if part is not None]
     for part in given:
         from_dict(type(part), to_dict(part))

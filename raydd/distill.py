@@ -1,7 +1,10 @@
 """The loop: draw candidates, score them, sample one, update the images with its exact gradient. No Ray, no files.
 
-Source: DynaDistill, Algorithm 1, over the distillation step of the base method (specs/mtt_pdd.md sections 2.2 and 4).
-With one candidate nothing is scored, and the step is that of the base method bit for bit.
+A step is one update of the images. Methods over expert trajectories choose at every step; methods whose networks train between
+updates choose when a network lifetime begins (`raydd.slots`).
+
+Source: DynaDistill, Algorithm 1, over the distillation step of the base method (specs/mtt_pdd.md sections 2.2 and 4,
+specs/idc_dream_pdd.md section 5). With one candidate nothing is scored, and the step is that of the base method bit for bit.
 """
 
 import math
@@ -13,20 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd import selection
+from raydd import optimise, selection, slots
 from raydd.config import Config
 from raydd.errors import DivergenceError
 from raydd.executor import Executor
 from raydd.methods import method
 from raydd.methods.base import MethodEntry, Optimiser
-from raydd.types import SyntheticSet, Update
+from raydd.slots import Pool
+from raydd.types import Candidate, SyntheticSet, Update
 
 
 @dataclass(frozen=True)
 class State:
     """Everything that the next step depends on besides the configuration: what a checkpoint holds.
 
-    `step` is the next step to take; the velocities are the momentum of both optimisers; `skips` counts steps skipped in a row.
+    `step` is the next step to take; the velocities are the momentum of both optimisers; `skips` counts steps skipped in a row;
+    `pending` is movement of the images that their next step begins with (`raydd.optimise`); `pool` the networks, where there are any.
     """
 
     synthetic: SyntheticSet
@@ -34,6 +39,8 @@ class State:
     velocity_step_size: Tensor
     step: int = 0
     skips: int = 0
+    pending: Tensor | None = None
+    pool: Pool | None = None
 
     @classmethod
     def start(cls, synthetic: SyntheticSet) -> "State":
@@ -57,26 +64,29 @@ def distill(
     `guard.max_skips` skipped steps in a row, with the state unharmed.
     """
     entry = method(config.method)
-    while state.step < config.steps and not should_stop():
+    while not is_done(config, state) and not should_stop():
         state, record = take_step(config, entry, state, executor)
         on_step(state, record)
         if state.skips >= config.guard.max_skips:
+            rates = " or ".join(f"--{name}={value:g}" for name, value in entry.rates(config).items())
             raise DivergenceError(
                 f"{state.skips} steps in a row gave no finite loss or no gradient, the last one step {state.step - 1}. "
-                f"The images are those of the last good step. Lower {_rates(config, entry)}, or start from real images (--init real)."
+                f"The images are those of the last good step. Lower {rates}, or start from real images (--init real)."
             )
     return state
 
 
-def _rates(config: Config, entry: MethodEntry) -> str:
-    optimiser, start = entry.optimiser(config), entry.step_size(config)
-    values = (("lr_img", optimiser.lr_images), ("lr_lr", optimiser.lr_step_size), ("lr_init", start))
-    return " or ".join(f"--{config.method}.{name}={value:g}" for name, value in values)
+def is_done(config: Config, state: State) -> bool:
+    """Whether all steps are taken, or all network lifetimes are over where the method counts these."""
+    rules = method(config.method).networks
+    iterations = rules.iterations(config) if rules else None
+    return state.step >= config.steps or (iterations is not None and state.pool is not None and state.pool.outer >= iterations)
 
 
 def take_step(config: Config, entry: MethodEntry, state: State, executor: Executor) -> tuple[State, Record]:
     """One distillation step, redrawn while nothing finite comes out and skipped when redrawing does not help."""
     started = time.perf_counter()
+    state = _entered(config, entry, state, executor)
     failed = []
     for attempt in range(config.guard.redraws + 1):
         new, record = _attempt(config, entry, state, executor, attempt)
@@ -87,26 +97,87 @@ def take_step(config: Config, entry: MethodEntry, state: State, executor: Execut
         record["failed"] = failed
     record["seconds"]["total"] = time.perf_counter() - started
     if new is None:
-        return replace(state, step=state.step + 1, skips=state.skips + 1), record
+        return replace(state, step=state.step + 1, skips=state.skips + 1, pool=state.pool and slots.dropped(state.pool)), record
     return new, record
 
 
+def _entered(config: Config, entry: MethodEntry, state: State, executor: Executor) -> State:
+    """The state with every network that the step may need, and with the images as a lifetime begins with them."""
+    if entry.networks is None:
+        return state
+    pool = slots.filled(state.pool or Pool.start(config, entry.networks), executor.begin)
+    synthetic = state.synthetic if pool.inner else optimise.begun(state.synthetic, _optimiser(config, entry, state))
+    return replace(state, synthetic=synthetic, pool=pool)
+
+
+def _optimiser(config: Config, entry: MethodEntry, state: State) -> Optimiser:
+    return entry.optimiser(config, state.synthetic.images.shape[-1], state.pool.outer if state.pool else 0)
+
+
 def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executor, attempt: int) -> tuple[State | None, Record]:
-    synthetic, step = state.synthetic, state.step
-    candidates = selection.draw_candidates(config, entry.start_epochs(config), step, attempt)
+    synthetic, step = optimise.seen(state.synthetic, state.pending), state.step
     draws = entry.draw(config, len(synthetic.images), synthetic.images.shape[-1], step, attempt)
-    clock, progress = _Clock(executor), step / max(config.steps - 1, 1)
+    clock = _Clock(executor)
+    candidates = _candidates(config, entry, state, attempt, draws, clock)
     chances = [1.0]
     losses: list[float | None] = [None]
     if len(candidates) > 1:
-        losses = [score.loss for score in clock.time("score", lambda: executor.score(synthetic, candidates, draws))]
-        chances = selection.probabilities(config.selection, losses, progress)
-    temperature, sign = selection.schedule(config.selection, progress)
-    record = {
-        "step": step,
+        scores = clock.time("score", lambda: executor.score(synthetic, candidates, draws))
+        losses = [score.loss for score in scores]
+        chances = selection.probabilities(config.selection, losses, _progress(config, step), [score.size for score in scores])
+    record = _record(config, state, candidates, losses, chances, attempt) | {"seconds": clock.seconds}
+    if not any(chances):
+        return None, record
+    chosen = selection.choose(chances, config.seed, step, attempt)
+    candidate = candidates[chosen]
+    if entry.networks is not None:
+        candidate = clock.time("prepare", lambda: executor.prepare([candidate], draws))[0]
+        state = replace(state, pool=slots.taken(state.pool, candidate))
+    update = clock.time("update", lambda: executor.update(synthetic, candidate, draws))
+    new = apply_update(state, update, _optimiser(config, entry, state))
+    record |= {"chosen": chosen, "loss": _finite(update.loss), "grad_norm": _finite(update.grad_images.norm().item())}
+    record["skipped"] = new is None
+    if new is not None and entry.networks is not None:
+        new = replace(new, pool=clock.time("train", lambda: _trained(config, entry, new, executor, draws)))
+    return new, record
+
+
+def _candidates(config: Config, entry: MethodEntry, state: State, attempt: int, draws: Any, clock: "_Clock") -> list[Candidate]:
+    if entry.networks is None:
+        return selection.draw_candidates(config, entry.start_epochs(config), state.step, attempt)
+    found = slots.candidates(config, state.pool, state.step, attempt)
+    if len(found) > 1 and config.selection.rank_batch == "own":
+        found = clock.time("prepare", lambda: clock.executor.prepare(found, draws))
+    elif len(found) > 1:  # what a network remembers of its own batch has no part in the comparison
+        found = [replace(candidate, network=replace(candidate.network, memory={})) for candidate in found]
+    return found
+
+
+def _trained(config: Config, entry: MethodEntry, state: State, executor: Executor, draws: Any) -> Pool:
+    """The pool after the training that follows an update of the images."""
+    pool = state.pool
+    places = slots.trained(config, entry.networks, pool)
+    work = [Candidate(index, slot, pool.networks[slot].age, pool.networks[slot]) for index, slot in enumerate(places)]
+    networks = executor.advance(state.synthetic, work, draws) if work else []
+    return slots.advanced(config, entry.networks, pool, places, networks)
+
+
+def _progress(config: Config, step: int) -> float:
+    return step / max(config.steps - 1, 1)
+
+
+def _record(
+    config: Config, state: State, candidates: list[Candidate], losses: list[float | None], chances: list[float], attempt: int
+) -> Record:
+    """What is known of a step before its update."""
+    temperature, sign = selection.schedule(config.selection, _progress(config, state.step))
+    where = {"outer": state.pool.outer, "inner": state.pool.inner} if state.pool else {}
+    return {
+        "step": state.step,
+        **where,
         "attempt": attempt,
         "skipped": True,
-        "step_size": synthetic.step_size.item(),
+        "step_size": state.synthetic.step_size.item(),
         "candidates": [
             {"expert": candidate.expert, "epoch": candidate.epoch, "score": _finite(loss), "probability": chance}
             for candidate, loss, chance in zip(candidates, losses, chances, strict=True)
@@ -117,36 +188,26 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
         "chosen": None,
         "loss": None,
         "grad_norm": None,
-        "seconds": clock.seconds,
     }
-    if not any(chances):
-        return None, record
-    chosen = selection.choose(chances, config.seed, step, attempt)
-    update = clock.time("update", lambda: executor.update(synthetic, candidates[chosen], draws))
-    new = apply_update(state, update, entry.optimiser(config))
-    record |= {"chosen": chosen, "loss": _finite(update.loss), "grad_norm": _finite(update.grad_images.norm().item())}
-    record["skipped"] = new is None
-    return new, record
 
 
 def apply_update(state: State, update: Update, optimiser: Optimiser) -> State | None:
-    """SGD with momentum on images and step size (torch's rule, no dampening); None when anything is not finite.
+    """The state after a step of `raydd.optimise` on images and step size; None when anything is not finite.
 
     None too when no image has any gradient: pixels so large that the network no longer feels them have diverged as well.
-    A step size that would fall below its floor stays there and loses its momentum, so that it can rise again.
     """
-    velocity_images = optimiser.momentum * state.velocity_images + update.grad_images
-    velocity_step_size = optimiser.momentum * state.velocity_step_size + update.grad_step_size
-    images = state.synthetic.images - optimiser.lr_images * velocity_images
-    step_size = state.synthetic.step_size - optimiser.lr_step_size * velocity_step_size
+    synthetic = optimise.seen(state.synthetic, state.pending)
+    classes = int(synthetic.labels.max()) + 1
+    images, velocity, pending = optimise.moved(
+        synthetic.images, state.velocity_images, update.grad_images, synthetic.labels, classes, optimiser
+    )
+    step_size, velocity_step_size = optimise.step_size_moved(synthetic, state.velocity_step_size, update, optimiser)
     if not (torch.isfinite(images).all() and torch.isfinite(step_size) and torch.isfinite(torch.tensor(update.loss))):
         return None
     if not update.grad_images.any():
         return None
-    if step_size < optimiser.min_step_size:
-        step_size, velocity_step_size = torch.full_like(step_size, optimiser.min_step_size), torch.zeros_like(velocity_step_size)
-    synthetic = replace(state.synthetic, images=images, step_size=step_size)
-    return State(synthetic, velocity_images, velocity_step_size, state.step + 1)
+    synthetic = replace(synthetic, images=images, step_size=step_size)
+    return State(synthetic, velocity, velocity_step_size, state.step + 1, 0, pending, state.pool)
 
 
 def _finite(value: float | None) -> float | None:
@@ -158,13 +219,13 @@ class _Clock:
     """Wall seconds of the parts of a step; `transfer` is the share that the executor spent outside the method."""
 
     def __init__(self, executor: Executor):
-        self._executor = executor
-        self.seconds = {"score": 0.0, "update": 0.0, "transfer": 0.0, "total": 0.0}
+        self.executor = executor
+        self.seconds = {"score": 0.0, "prepare": 0.0, "update": 0.0, "train": 0.0, "transfer": 0.0, "total": 0.0}
 
     def time(self, part: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         result = work()
-        transfer = self._executor.transfer_seconds
+        transfer = self.executor.transfer_seconds
         self.seconds[part] += time.perf_counter() - started - transfer
         self.seconds["transfer"] += transfer
         return result

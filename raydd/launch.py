@@ -14,9 +14,11 @@ from typing import Any
 
 from raydd import artifact, devices, plan
 from raydd.artifact import Artifact
-from raydd.config import Config, Execution, check, flatten, from_dict
+from raydd.config import Config, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
+from raydd.methods import method
+from raydd.methods.base import check
 from raydd.models import build
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
@@ -39,7 +41,8 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     execution = replace(execution, run=str(Path(path).resolve()), store=_absolute(execution.store))
     _check(config, execution)
     setup = prepare(config, execution)
-    plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
+    if method(config.method).networks is None:
+        plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
     folder = RunFolder.create(execution.run, config, execution)
     folder.close()
     try:

@@ -10,10 +10,11 @@ from typing import Any
 
 from raydd import plan
 from raydd.config import Config, Execution, to_dict
-from raydd.distill import distill
+from raydd.distill import distill, is_done
 from raydd.errors import DivergenceError, StoreError
 from raydd.experts.build import Progress, train_missing
 from raydd.experts.store import Store
+from raydd.methods import method
 from raydd.runfolder import RunFolder
 from raydd.services import Services
 from raydd.session import Report, Session
@@ -81,11 +82,12 @@ def run(
     `report` receives the progress as dictionaries with a `phase`. Raises the errors of the parts; checkpoints stay usable.
     """
     setup = prepare(config, execution, lambda done, total: report({"phase": "data", "done": done, "total": total}))
-    plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
+    if method(config.method).networks is None:
+        plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
     decided_by = {**identity(config), "data_fingerprint": setup.dataset.fingerprint}
     session = Session(folder, setup, decided_by, services, report)
     try:
-        if session.state.step < config.steps:
+        if not is_done(config, session.state):
             _distill(session, setup, services, should_stop, report)
         return session.finish(should_stop)
     finally:
@@ -94,11 +96,13 @@ def run(
 
 def _distill(session: Session, setup: Setup, services: Services, should_stop: Callable[[], bool], report: Report) -> None:
     """Take the steps that are left, leaving the last state in the session."""
-    try:
-        store = build_experts(setup, services, report, should_stop)
-    except Stopped:
-        return
-    executor = services.executor(MethodFactory.of(setup, store))
+    store, rules = None, method(setup.config.method).networks
+    if rules is None:
+        try:
+            store = build_experts(setup, services, report, should_stop)
+        except Stopped:
+            return
+    executor = services.executor(MethodFactory.of(setup, store), independent=rules is not None and rules.independent)
     try:
         session.submit_waiting()
         distill(setup.config, session.state, executor, session.on_step, should_stop)

@@ -33,11 +33,16 @@ def draw_candidates(config: Config, start_epochs: int, step: int, attempt: int) 
     return [Candidate(index, int(expert), int(epoch)) for index, (expert, epoch) in enumerate(zip(experts, epochs, strict=True))]
 
 
-def probabilities(selection: SelectionConfig, losses: Sequence[float], progress: float) -> list[float]:
+def probabilities(
+    selection: SelectionConfig, losses: Sequence[float], progress: float, sizes: Sequence[float] | None = None
+) -> list[float]:
     """Probability of each candidate, in float64; a non-finite loss has probability 0.
 
-    `progress` runs from 0 (first step) to 1 (last step) and moves the schedules of `annealed`. Returns zeros when no loss is finite.
+    `progress` runs from 0 (first step) to 1 (last step) and moves the schedules of `annealed`. `sizes` of what was matched divide the
+    losses where `normalise` is relative. Returns zeros when no loss is finite.
     """
+    if selection.normalise == "relative" and sizes is not None:
+        losses = [loss / size if size > 0 else math.nan for loss, size in zip(losses, sizes, strict=True)]
     finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
     result = [0.0] * len(losses)
     if not finite:
@@ -57,8 +62,9 @@ def _weights(selection: SelectionConfig, losses: list[float], progress: float) -
         best = max(range(len(losses)), key=lambda index: (sign * losses[index], -index))
         return [float(index == best) for index in range(len(losses))]
     signed = [sign * loss for loss in normalised(selection.normalise, losses)]
+    scale = temperature if selection.temperature_place == "multiply" else 1 / temperature
     # Differences first: a tiny temperature then ends in exp(-inf) = 0, never in infinity minus infinity.
-    return [math.exp((value - max(signed)) / temperature) for value in signed]
+    return [math.exp((value - max(signed)) * scale) for value in signed]
 
 
 def schedule(selection: SelectionConfig, progress: float) -> tuple[float, float]:
@@ -71,7 +77,7 @@ def schedule(selection: SelectionConfig, progress: float) -> tuple[float, float]
 
 
 def normalised(rule: str, losses: list[float]) -> list[float]:
-    """Losses as they are (`none`), divided by their mean (`mean`), or with mean 0 and deviation 1 (`zscore`)."""
+    """Losses divided by their mean (`mean`), with mean 0 and deviation 1 (`zscore`), or as they are (`none`, and `relative`, see above)."""
     mean = math.fsum(losses) / len(losses)
     if rule == "mean":
         return [loss / mean if mean > 0 else 0.0 for loss in losses]

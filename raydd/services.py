@@ -25,7 +25,9 @@ class Background(Protocol):
 class Services(Protocol):
     """An executor for steps, independent jobs in parallel, and jobs in the background."""
 
-    def executor(self, factory: Callable[[], Method]) -> Executor: ...
+    def executor(self, factory: Callable[[], Method], independent: bool = False) -> Executor:
+        """Where the method is asked. `independent`: its networks train without a look at the set, so that this may run beside an update."""
+        ...
 
     def run_jobs(
         self, make_worker: MakeWorker, jobs: Sequence[Any], on_result: Callable[[Any], None], on_wait: Callable[[], None] = ...
@@ -46,7 +48,7 @@ class InlineServices:
     def __init__(self, device: torch.device):
         self._device = device
 
-    def executor(self, factory: Callable[[], Method]) -> Executor:
+    def executor(self, factory: Callable[[], Method], independent: bool = False) -> Executor:
         return InlineExecutor(factory(), self._device)
 
     def run_jobs(

@@ -12,12 +12,13 @@ import torch
 
 from raydd import artifact, checkpoint
 from raydd.config import to_dict
-from raydd.distill import Record, State
+from raydd.distill import Record, State, is_done
 from raydd.errors import ConfigError
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.services import Services
 from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, protocol, random_job, synthetic_job
+from raydd.slots import Pool
 from raydd.types import SyntheticSet
 
 Report = Callable[[dict[str, Any]], None]
@@ -65,7 +66,15 @@ class Session:
         self._warn_of_rounding(found.state["rounding"])
         tensors = found.tensors
         synthetic = SyntheticSet(*(tensors[name] for name in ("images", "labels", "step_size", "stages")))
-        state = State(synthetic, tensors["velocity_images"], tensors["velocity_step_size"], found.step, found.state["skips"])
+        state = State(
+            synthetic,
+            tensors["velocity_images"],
+            tensors["velocity_step_size"],
+            found.step,
+            found.state["skips"],
+            tensors.get("pending"),
+            Pool.from_state(tensors, found.state["pool"]) if found.state["pool"] else None,
+        )
         self._seconds_before = found.state["seconds"]
         self._rewind(found.step)
         self._folder.note_resumption(found.step, self._setup.execution)
@@ -123,6 +132,7 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint of the state, with the evaluations that are still to be done."""
         state, synthetic = self.state, self.state.synthetic
+        slots, pool = state.pool.state() if state.pool else ({}, None)
         unfinished = [*self._waiting, *self._pending.values()]
         pending = [{"step": job.step, "kind": job.kind, "lr": job.lr} for job in unfinished]
         tensors = {
@@ -133,9 +143,11 @@ class Session:
             "velocity_images": state.velocity_images,
             "velocity_step_size": state.velocity_step_size,
             "initial_images": self.initial_images,
+            **({} if state.pending is None else {"pending": state.pending}),
+            **slots,
             **{_name(entry): job.images for entry, job in zip(pending, unfinished, strict=True)},
         }
-        values = {"skips": state.skips, "seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup)}
+        values = {"skips": state.skips, "pool": pool, "seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup)}
         # After a loss of power too, no record may be missing that the checkpoint has behind it.
         self._folder.sync_records()
         checkpoint.save(self._folder.checkpoints, state.step, tensors, values, self._identity, self._setup.execution.keep_checkpoints)
@@ -158,7 +170,7 @@ class Session:
         config, state = self._setup.config, self.state
         self.save()
         self._write_artifact()
-        complete = state.step >= config.steps
+        complete = is_done(config, state)
         if complete:
             if config.evaluation.at_end:
                 self._waiting.append(synthetic_job(config, state.synthetic, state.step))

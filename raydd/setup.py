@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd import data, devices
-from raydd.config import Config, Execution, check, expert_epochs, to_dict
+from raydd import data, devices, initial
+from raydd.config import Config, Execution, expert_epochs, to_dict
 from raydd.coreset import random_rows
-from raydd.data import Dataset, Progress, Resident, Transform
+from raydd.data import Dataset, Progress, RealData, Resident, Transform
+from raydd.decode import Decoding
 from raydd.errors import ConfigError
 from raydd.evaluate import evaluate
 from raydd.experts.build import open_store, store_root
 from raydd.experts.snapshots import Snapshots
 from raydd.experts.store import Store
 from raydd.methods import method
-from raydd.methods.base import Method, Resources
+from raydd.methods.base import DataFacts, Method, Resources, check
 from raydd.models import FlatModel, build
 from raydd.rng import stream
 from raydd.types import SyntheticSet
@@ -43,29 +44,73 @@ def prepare(config: Config, execution: Execution, progress: Progress | None = No
     Raises `ConfigError`, `DataError` or `ResourceError` before anything costly starts.
     """
     check(config, execution)
-    method(config.method)
     device = devices.resolve(execution.device)
     devices.prepare(execution.threads, execution.deterministic, config.tf32)
     dataset = data.load(config.data, progress)
     if config.init == "real" or config.evaluation.at_end:  # the random baseline needs real images too
         data.require_per_class(dataset, config.ipc)
+    problems = method(config.method).problems(config, facts(dataset))
+    if problems:
+        raise ConfigError(problems)
     model = build(config.model, dataset.shape, len(dataset.classes))
     return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)
 
 
-def initial_set(setup: Setup) -> SyntheticSet:
-    """The synthetic set before the first step: `ipc` different random training images of each class, or N(0, 1) noise.
+def facts(dataset: Dataset) -> DataFacts:
+    """What a method may refuse about the data."""
+    counts = torch.bincount(torch.tensor(dataset.train.labels), minlength=len(dataset.classes))
+    return DataFacts(dataset.classes, tuple(counts.tolist()), dataset.shape)
 
-    Both in training space, class-major (specs/mtt_pdd.md section 2.1).
+
+def initial_set(setup: Setup) -> SyntheticSet:
+    """The synthetic set before the first step, class-major, as `init` says: `raydd.initial` has the kinds.
+
+    Stored in the space of the method's decoding: training space, or pixels. Raises `ConfigError` where a class has too few images.
     """
-    config, classes = setup.config, len(setup.dataset.classes)
+    config, classes, entry = setup.config, len(setup.dataset.classes), method(setup.config.method)
     labels = torch.arange(classes).repeat_interleave(config.ipc)
+    decoding = entry.decoding(config)
     if config.init == "noise":
-        images = torch.randn(len(labels), *setup.model.shape, generator=stream(config.seed, 0, "init-noise"))
-    else:
+        images = initial.noise((len(labels), *setup.model.shape), decoding.space, stream(config.seed, 0, "init-noise"))
+    elif config.init == "real":
         images = real_images(setup, "init-images")
-    step_size = torch.tensor(method(config.method).step_size(config), dtype=torch.float32)
+        images = images if decoding.space == "training" else setup.transform.inverse(images.to(setup.device)).cpu()
+    else:
+        images = _composed(setup, decoding)
+    step_size = torch.tensor(entry.step_size(config), dtype=torch.float32)
     return SyntheticSet(images, labels, step_size, torch.ones_like(labels))
+
+
+def _composed(setup: Setup, decoding: Decoding) -> Tensor:
+    """Several real images in each stored one: by lot (mix), or those nearest to cluster centres (kmeans)."""
+    config, train = setup.config, setup.dataset.train
+    count = config.ipc * decoding.factor**2
+    setting = f"--init={config.init} with --ipc={config.ipc}"
+    rows = initial.class_rows(torch.tensor(train.labels), setup.dataset.classes, count, setting)
+    pixels = torch.from_numpy(train.images.copy()).float() / 255
+    if config.init == "mix":
+        chosen = initial.random_rows(rows, count, config.seed, "init-images")
+    else:
+        theta = _initial_network(setup)
+
+        def embed(own: Tensor) -> Tensor:
+            with torch.no_grad():
+                return torch.cat([setup.model.embed(theta, pixels[part].to(setup.device)) for part in own.split(512)])
+
+        chosen = initial.central_rows(rows, count, embed, config.seed, "init-kmeans")
+    images = initial.mix(pixels[chosen.flatten()].unflatten(0, chosen.shape), decoding.factor)
+    if decoding.space == "pixels":
+        return images
+    return setup.transform.forward(images.to(setup.device)).cpu()
+
+
+def _initial_network(setup: Setup) -> Tensor:
+    """The network whose features the clusters are of: network 0 of the run as the method begins it, so with DREAM+'s epoch."""
+    factory = MethodFactory.of(setup, None)
+    entry = method(setup.config.method)
+    if entry.networks is None:
+        return setup.model.init(stream(setup.config.seed, 0, "network")).to(setup.device)
+    return factory().begin(0).theta
 
 
 def real_images(setup: Setup, purpose: str, draw: int = 0) -> Tensor:
@@ -83,26 +128,31 @@ def expert_store(setup: Setup, verify: bool = True) -> Store:
 
 @dataclass(frozen=True)
 class MethodFactory:
-    """Builds the method of a run in whichever process calls it."""
+    """Builds the method of a run in whichever process calls it; `experts` is (root, recipe) of the store, None without experts."""
 
     config: Config
     execution: Execution
     shape: tuple[int, int, int]
     classes: int
-    store_root: str
-    store_recipe: dict[str, Any]
+    experts: tuple[str, dict[str, Any]] | None
 
     @classmethod
-    def of(cls, setup: Setup, store: Store) -> "MethodFactory":
+    def of(cls, setup: Setup, store: Store | None) -> "MethodFactory":
         """The factory of a prepared run."""
-        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, store.root, store.recipe)
+        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, store and (store.root, store.recipe))
 
     def __call__(self) -> Method:
-        devices.prepare(self.execution.threads, self.execution.deterministic, self.config.tf32)
-        device = devices.resolve(self.execution.device)
-        model = build(self.config.model, self.shape, self.classes)
-        store = Store.open(self.store_root, self.store_recipe, verify=False)
-        return method(self.config.method).build(self.config, Resources(model, Snapshots(store, device), device))
+        config, execution = self.config, self.execution
+        devices.prepare(execution.threads, execution.deterministic, config.tf32)
+        device = devices.resolve(execution.device)
+        model = build(config.model, self.shape, self.classes)
+        entry = method(config.method)
+        if self.experts is not None:
+            store = Store.open(*self.experts, verify=False)
+            return entry.build(config, Resources(model, Snapshots(store, device), device))
+        dataset = data.load(config.data)
+        real = RealData.load(dataset.train, Transform.fit(dataset, config.data, device), self.classes, device)
+        return entry.build(config, Resources(model, None, device, real))
 
 
 @dataclass(frozen=True)

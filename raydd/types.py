@@ -50,6 +50,10 @@ class Network:
     inner: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device | str) -> "Network":
+        """The same network on another device; what it remembers stays on the CPU."""
+        return replace(self, theta=self.theta.to(device), velocity=self.velocity.to(device))
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -65,6 +69,10 @@ class Candidate:
     expert: int
     epoch: int
     network: Network | None = field(default=None, compare=False)
+
+    def to(self, device: torch.device | str) -> "Candidate":
+        """The same candidate with its network on another device."""
+        return self if self.network is None else replace(self, network=self.network.to(device))
 
 
 @dataclass(frozen=True)

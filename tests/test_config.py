@@ -10,7 +10,6 @@ from raydd.config import (
     Config,
     Execution,
     MTTConfig,
-    check,
     expert_epochs,
     fingerprint,
     flatten,
@@ -20,6 +19,7 @@ from raydd.config import (
     to_dict,
 )
 from raydd.errors import ConfigError
+from raydd.methods.base import check
 
 NUMBERS = {
     name: value for name, value in flatten(to_dict(Config())).items() if isinstance(value, int | float) and not isinstance(value, bool)

@@ -73,13 +73,13 @@ def test_optimiser_is_torch_sgd_with_momentum() -> None:
         grads = torch.randn(images.shape, generator=generator), torch.randn((), generator=generator)
         images.grad, size.grad = grads
         theirs.step()
-        state = apply_update(state, Update(1.0, *grads, 0.0), Optimiser(3.0, 1e-3, 0.5, 1e-6))
+        state = apply_update(state, Update(1.0, *grads, 0.0), Optimiser(3.0, 0.5, 1e-3, 1e-6))
         torch.testing.assert_close(state.synthetic.images, images.detach())
         torch.testing.assert_close(state.synthetic.step_size, size.detach())
 
 
 def test_step_size_stays_positive_and_can_rise_again() -> None:
-    state, optimiser = start(), Optimiser(0.0, 1.0, 0.9, 1e-6)
+    state, optimiser = start(), Optimiser(0.0, 0.9, 1.0, 1e-6)
     zero = torch.full_like(state.synthetic.images, 1e-9)
     state = apply_update(state, Update(1.0, zero, torch.tensor(5.0), 0.0), optimiser)
     assert state.synthetic.step_size == torch.tensor(1e-6) and state.velocity_step_size == 0
@@ -153,7 +153,7 @@ def test_a_hopeless_step_is_skipped_and_leaves_the_images_alone() -> None:
 
 
 def test_images_without_any_gradient_count_as_diverged() -> None:
-    state, optimiser = start(), Optimiser(1.0, 1e-3, 0.5, 1e-6)
+    state, optimiser = start(), Optimiser(1.0, 0.5, 1e-3, 1e-6)
     zero = torch.zeros_like(state.synthetic.images)
     assert apply_update(state, Update(1.0, zero, torch.tensor(0.1), 0.0), optimiser) is None
     zero[3, 0, 2, 2] = 1e-12

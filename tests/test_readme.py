@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import raydd.__main__ as command_line
-from raydd.config import check
+from raydd.methods.base import check
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), re.DOTALL)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raydd.config import check
 from raydd.errors import ConfigError
+from raydd.methods.base import check
 from raydd.recipes import load_recipe, recipe_names
 
 # specs/mtt_pdd.md section 2.3: N, M, T+, b, ZCA, lr_img, lr_lr, start value of the step size, depth.

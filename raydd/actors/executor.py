@@ -2,15 +2,23 @@
 
 import time
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
+import torch
 from ray.util.placement_group import PlacementGroup
 
+from raydd.actors.crew import Answer
 from raydd.actors.options import WorkerOptions
-from raydd.actors.pool import WorkerPool
+from raydd.actors.packing import pack, unpack
+from raydd.actors.pool import WorkerPool, assign
 from raydd.actors.worker import Factory, Parcel
-from raydd.types import Candidate, Score, SyntheticSet, Update
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+
+# What is sent where only the draws matter.
+_NOTHING = SyntheticSet(torch.empty(0), torch.empty(0), torch.empty(0), torch.empty(0))
 
 
 class RayExecutor:
@@ -20,32 +28,77 @@ class RayExecutor:
     for bit on one kind of device, whatever died on the way: a lost answer is computed again for the same candidate.
     """
 
-    def __init__(self, factory: Factory, workers: int, options: WorkerOptions, placement_group: PlacementGroup | None = None):
+    def __init__(
+        self,
+        factory: Factory,
+        workers: int,
+        options: WorkerOptions,
+        placement_group: PlacementGroup | None = None,
+        independent: bool = False,
+    ):
+        """`independent`: networks train without a look at the set, so that one trains while another worker updates."""
         self._pool = WorkerPool(factory, workers, placement_group, options)
         self._workers, self._parcels = workers, 0
         self._sent: tuple[weakref.ref[SyntheticSet], Any, tuple[object, ...]] | None = None
         self._reference: Any = None
         self._scored_by: dict[Candidate, int] = {}
+        self._ahead = independent and workers > 1
+        self._advanced: tuple[Network, Any, Network] | None = None
         self.transfer_seconds = 0.0
         """Of the last call: its wall time less the longest time that one worker computed."""
 
     def score(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Score]:
         """The matching loss of every candidate, in their order. Raises what the method raises, and `WorkerError`."""
         started = time.perf_counter()
-        values, workers = self._pool.score(self._send(synthetic, draws), candidates)
-        self._scored_by = dict(zip(candidates, workers, strict=True))
-        busy = [sum(value[1] for value, by in zip(values, workers, strict=True) if by == worker) for worker in set(workers)]
-        self.transfer_seconds = time.perf_counter() - started - max(busy, default=0.0)
-        return [Score(loss, seconds) for loss, seconds in values]
+        parcel = self._send(synthetic, draws)
+        answers = self._pool.ask("score", [(parcel, pack(candidate)) for candidate in candidates], assign(candidates, self._workers))
+        self._scored_by = {candidate: answer.worker for candidate, answer in zip(candidates, answers, strict=True)}
+        self._note_transfer(started, answers, [answer.value[1] for answer in answers])
+        return [Score(*answer.value) for answer in answers]
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: Any) -> Update:
         """The exact gradient of that loss for one candidate, on the CPU. Raises what the method raises, and `WorkerError`."""
         started = time.perf_counter()
         worker = self._scored_by.get(candidate, candidate.expert % self._workers)
-        loss, images, step_size, seconds = self._pool.update(self._send(synthetic, draws), candidate, worker)
+        asked = (self._send(synthetic, draws), pack(candidate))
+        requests = [("update", asked), ("advance", asked)] if self._ahead else [("update", asked)]
+        answers = self._pool.ask_each(requests, [worker, (worker + 1) % self._workers][: len(requests)])
+        if self._ahead:
+            self._advanced = (candidate.network, draws, unpack(answers[1].value[0]))
+        loss, images, step_size, seconds = answers[0].value
         update = Update(loss, images.join(), step_size.join(), seconds)
-        self.transfer_seconds = time.perf_counter() - started - seconds
+        self._note_transfer(started, answers, [answer.value[-1] for answer in answers])
         return update
+
+    def begin(self, births: list[int]) -> list[Network]:
+        """New networks with these numbers. Raises what the method raises, and `WorkerError`."""
+        return self._networks("begin", [(born,) for born in births], births)
+
+    def prepare(self, candidates: list[Candidate], draws: Any) -> list[Candidate]:
+        """The candidates with their networks prepared for a first update."""
+        parcel = self._send(_NOTHING, draws)
+        networks = self._networks("prepare", [(parcel, pack(candidate)) for candidate in candidates], range(len(candidates)))
+        return [replace(candidate, network=network) for candidate, network in zip(candidates, networks, strict=True)]
+
+    def advance(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Network]:
+        """The candidates' networks after the training that follows an update."""
+        if self._advanced and len(candidates) == 1 and self._advanced[0] is candidates[0].network and self._advanced[1] is draws:
+            self.transfer_seconds = 0.0
+            return [self._advanced[2]]
+        parcel = self._send(synthetic, draws)
+        return self._networks("advance", [(parcel, pack(candidate)) for candidate in candidates], range(len(candidates)))
+
+    def _networks(self, method: str, arguments: list[tuple[Any, ...]], places: Sequence[int]) -> list[Network]:
+        started = time.perf_counter()
+        answers = self._pool.ask(method, arguments, [place % self._workers for place in places])
+        self._note_transfer(started, answers, [answer.value[1] for answer in answers])
+        return [unpack(answer.value[0]) for answer in answers]
+
+    def _note_transfer(self, started: float, answers: list[Answer], seconds: list[float]) -> None:
+        busy = [0.0] * self._workers
+        for answer, took in zip(answers, seconds, strict=True):
+            busy[answer.worker] += took
+        self.transfer_seconds = time.perf_counter() - started - max(busy)
 
     def drain_events(self) -> list[tuple[str, str]]:
         """Faults that were mended since the last time: (kind, text)."""

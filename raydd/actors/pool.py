@@ -1,14 +1,13 @@
 """The pool of workers that scores candidates and differentiates the chosen one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from raydd.actors.crew import Call, Crew
+from raydd.actors.crew import Answer, Call, Crew
 from raydd.actors.options import WorkerOptions
-from raydd.actors.pieces import Pieces
 from raydd.actors.placement import actor_options
 from raydd.actors.worker import Factory, Worker
 from raydd.types import Candidate
@@ -50,19 +49,17 @@ class WorkerPool:
             self._crew.close()
             raise
 
-    def score(self, parcel: Any, candidates: list[Candidate]) -> tuple[list[tuple[float, float]], list[int]]:
-        """(loss, seconds) of every candidate, in their order, and the workers that found them. `parcel` is a reference."""
-        calls = [
-            Call(place, _asking("score", parcel, candidate), worker)
-            for place, (candidate, worker) in enumerate(zip(candidates, assign(candidates, len(self._crew.slots)), strict=True))
-        ]
-        answers = sorted(self._crew.run(calls), key=lambda answer: answer.key)
-        return [answer.value for answer in answers], [answer.worker for answer in answers]
+    def ask(self, method: str, arguments: Sequence[tuple[Any, ...]], prefers: Sequence[int | None]) -> list[Answer]:
+        """Call a method of the workers once for each tuple of arguments, beside one another; the answers in that order."""
+        return self.ask_each([(method, each) for each in arguments], prefers)
 
-    def update(self, parcel: Any, candidate: Candidate, worker: int | None) -> tuple[float, Pieces, Pieces, float]:
-        """(loss, image gradient, step size gradient, seconds), by the worker that scored the candidate if it still lives."""
-        (answer,) = self._crew.run([Call(0, _asking("update", parcel, candidate), worker)])
-        return answer.value
+    def ask_each(self, requests: Sequence[tuple[str, tuple[Any, ...]]], prefers: Sequence[int | None]) -> list[Answer]:
+        """The same for requests (method, arguments) of several kinds."""
+        calls = [
+            Call(place, _asking(method, arguments), worker)
+            for place, ((method, arguments), worker) in enumerate(zip(requests, prefers, strict=True))
+        ]
+        return sorted(self._crew.run(calls), key=lambda answer: answer.key)
 
     @property
     def pids(self) -> list[int | None]:
@@ -78,5 +75,5 @@ class WorkerPool:
         self._crew.close()
 
 
-def _asking(method: str, parcel: Any, candidate: Candidate) -> Callable[[Any], Any]:
-    return lambda actor: getattr(actor, method).remote(parcel, candidate)
+def _asking(method: str, arguments: tuple[Any, ...]) -> Callable[[Any], Any]:
+    return lambda actor: getattr(actor, method).remote(*arguments)

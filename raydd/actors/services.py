@@ -32,9 +32,9 @@ class RayServices:
         self._events = list(events)
         self._sources: list[RayExecutor | Background] = []
 
-    def executor(self, factory: Factory) -> RayExecutor:
-        """An executor whose workers are ready. Raises what the factory raises, and `WorkerError`."""
-        executor = RayExecutor(factory, self._workers, self._options, self._placement_group)
+    def executor(self, factory: Factory, independent: bool = False) -> RayExecutor:
+        """An executor whose workers are ready; `independent` as `RayExecutor` has it. Raises what the factory raises, and `WorkerError`."""
+        executor = RayExecutor(factory, self._workers, self._options, self._placement_group, independent)
         self._sources.append(executor)
         return executor
 

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from raydd.data.by_class import RealData
 from raydd.data.checks import require_per_class
 from raydd.data.loading import load
 from raydd.data.resident import Resident, class_indices
@@ -17,6 +18,7 @@ __all__ = [
     "Picture",
     "Progress",
     "RawSplit",
+    "RealData",
     "Resident",
     "Source",
     "SourceInfo",

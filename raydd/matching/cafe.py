@@ -86,9 +86,29 @@ def match(
         slopes = [2 * weight * difference for weight, difference in zip(weights, differences, strict=True)]
         slopes[-1] += 2 * differences[-1] + factor * pull[place].view_as(slopes[-1])
         towards += torch.autograd.grad(means, x, slopes)
-    terms = torch.stack(layers).sum(0)
-    loss = (terms * terms.new_tensor(weights)).sum() + distance + factor * surprise
-    return Terms(terms, distance, surprise, loss), torch.cat(towards)
+    return _terms(torch.stack(layers).sum(0), weights, distance, surprise, factor), torch.cat(towards)
+
+
+@torch.no_grad()
+def score(
+    model: FlatModel,
+    theta: Tensor,
+    real: RealFeatures,
+    images: Tensor,
+    weights: Sequence[float],
+    factor: float = FACTOR,
+    chunk: int | None = None,
+) -> Terms:
+    """The same loss alone, without any graph. Arguments as for `match`."""
+    means = real_features(model, theta, images, chunk).means
+    layers = torch.stack([(mine - theirs).square().sum() for mine, theirs in zip(means, real.means, strict=True)])
+    centres = means[-1].flatten(1)
+    return _terms(layers, weights, (centres - real.means[-1].flatten(1)).square().sum(), _discrimination(real, centres)[0], factor)
+
+
+def _terms(layers: Tensor, weights: Sequence[float], distance: Tensor, surprise: Tensor, factor: float) -> Terms:
+    loss = (layers * layers.new_tensor(weights)).sum() + distance + factor * surprise
+    return Terms(layers, distance, surprise, loss)
 
 
 def _discrimination(real: RealFeatures, centres: Tensor) -> tuple[Tensor, Tensor]:

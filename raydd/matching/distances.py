@@ -50,18 +50,18 @@ class Distance:
         return loss, derivative
 
 
-def dc_distance(layout: Layout, metric: str = "ours", eps: float = EPS) -> Distance:
+def dc_distance(layout: Layout, metric: str = "rows", eps: float = EPS) -> Distance:
     """The distance of DC and DSA. `layout` holds the names and shapes of the parameters in flat order.
 
-    metric  ours: 1 - cosine of every row of every tensor of two or more dimensions (rows are its first dimension, so output
+    metric  rows: 1 - cosine of every row of every tensor of two or more dimensions (rows are its first dimension, so output
             channels), added up; mse: squared distance of all parameters; cos: 1 - the one cosine of all parameters
 
     Raises `ValueError` for another metric.
     """
-    if metric == "ours":
+    if metric == "rows":
         return _distance("cos", layout, lambda shape: len(shape) >= 2, eps)
     if metric not in ("mse", "cos"):
-        raise ValueError(f"DC has no gradient distance {metric!r}; known: ours, mse, cos")
+        raise ValueError(f"DC has no gradient distance {metric!r}; known: rows, mse, cos")
     size = sum(math.prod(shape) for _, shape in layout)
     return Distance(metric, frozenset(name for name, _ in layout), (Part(0, size, 1),), eps)
 
@@ -79,6 +79,11 @@ def idc_distance(layout: Layout, metric: str = "mse", bias: bool = False, fc: bo
     if metric not in ("mse", "l1", "l1_mean", "cos"):
         raise ValueError(f"IDC has no gradient distance {metric!r}; known: mse, l1, l1_mean, cos")
     return _distance(metric, layout, lambda shape: len(shape) == 4 or (fc if len(shape) == 2 else bias), eps)
+
+
+def squared_norms(distance: Distance, gradients: Tensor) -> Tensor:
+    """The squared norm (C,) of what the distance matches in gradients (C, P)."""
+    return torch.stack([gradients[:, part.start : part.stop].square().sum(1) for part in distance.parts]).sum(0)
 
 
 def _distance(metric: str, layout: Layout, counts: Callable[[tuple[int, ...]], bool], eps: float) -> Distance:

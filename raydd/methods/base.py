@@ -6,14 +6,16 @@ bits on one kind of device, so that a lost answer can simply be asked for again 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
-from raydd.config import Config
+from raydd.config import Config, Execution, problems
+from raydd.data import RealData
+from raydd.decode import Decoding
 from raydd.errors import ConfigError
 from raydd.models import FlatModel
-from raydd.types import Candidate, Score, SyntheticSet, Update
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
 
 class Trajectories(Protocol):
@@ -24,11 +26,12 @@ class Trajectories(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker holds for its method: the network and the expert snapshots, on one device."""
+    """What a worker holds for its method, on one device: the network, and expert snapshots or the real training images."""
 
     model: FlatModel
-    experts: Trajectories
+    experts: Trajectories | None
     device: torch.device
+    real: RealData | None = None
 
 
 class Method(Protocol):
@@ -43,14 +46,66 @@ class Method(Protocol):
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: Any) -> Update: ...
 
 
+class NetworkMethod(Method, Protocol):
+    """A method whose networks train between updates. All three are pure too, and return new networks."""
+
+    def begin(self, born: int) -> Network:
+        """Network number `born` of the run, warmed up as the settings say; depends on the seed, on `born` and on real data alone."""
+        ...
+
+    def prepare(self, network: Network, draws: Any) -> Network:
+        """The same network with what its first update needs in its memory."""
+        ...
+
+    def advance(self, synthetic: SyntheticSet, network: Network, draws: Any) -> Network:
+        """The network after its training that follows an update of the images."""
+        ...
+
+
 @dataclass(frozen=True)
 class Optimiser:
-    """How the driver applies a gradient: SGD with momentum, and a floor that keeps the step size positive."""
+    """How the driver applies a gradient: SGD with momentum.
+
+    lr_step_size, min_step_size  of the learned step size, and the floor that keeps it positive
+    class_sum    the loss is a mean over the classes where the base method steps on their sum: the rate counts once for each class
+    class_order  the images of every class are stepped in turn, with momentum moving those of the others (IDC); `raydd.optimise`
+    clamp        images are brought back to [0, 1] when a network lifetime begins
+    """
 
     lr_images: float
-    lr_step_size: float
     momentum: float
-    min_step_size: float
+    lr_step_size: float = 0.0
+    min_step_size: float = 0.0
+    class_sum: bool = False
+    class_order: bool = False
+    clamp: bool = False
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a method may refuse about the real data: class names, training images of each, and the shape (C, H, W)."""
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class NetworkRules:
+    """How the networks of a method live.
+
+    length(config)      image updates of a lifetime (outer iteration), at most; a network whose memory has "finished" ends before
+    slots               what becomes of the slots with several candidates, unless `selection.slots` says
+    independent         whether `advance` never looks at the synthetic set, so that it may run beside the update
+    trains_last         whether a network that stays is trained after the last update of its lifetime too
+    iterations(config)  lifetimes after which the run ends, or None when `steps` alone decides
+    """
+
+    length: Callable[[Config], int]
+    slots: Literal["put_back", "redraw"] = "redraw"
+    independent: bool = False
+    trains_last: bool = False
+    iterations: Callable[[Config], int | None] = lambda config: None
 
 
 @dataclass(frozen=True)
@@ -58,18 +113,25 @@ class MethodEntry:
     """A registered method.
 
     build(config, resources) makes it on a worker.
-    draw(config, count, side, step, attempt) returns all randomness of one step, drawn before use and shared by the step's
-    candidates; `count` synthetic images of `side` pixels, `attempt` counts redraws of the same step.
-    start_epochs(config) bounds the start epoch of a candidate, exclusive.
-    optimiser(config) is what the driver steps with; step_size(config) the start value of the learned step size.
+    draw(config, count, side, step, attempt) returns all randomness of one step, or the key from which the worker draws it, shared by
+    the step's candidates; `count` synthetic images of `side` pixels, `attempt` counts redraws of the same step.
+    optimiser(config, side, outer) is what the driver steps with in lifetime `outer`; step_size(config) the start value of the step size.
+    networks is None for a method over expert trajectories; start_epochs(config) then bounds a candidate's start epoch, exclusive.
+    decoding(config) tells how stored images become training images.
+    rates(config) are the settings to lower when a run diverges, by flag.
+    problems(config, facts) lists what is wrong with the settings, one sentence each; facts is None before the data is read.
     """
 
     name: str
     build: Callable[[Config, Resources], Method]
     draw: Callable[[Config, int, int, int, int], Any]
-    start_epochs: Callable[[Config], int]
-    optimiser: Callable[[Config], Optimiser]
+    optimiser: Callable[[Config, int, int], Optimiser]
     step_size: Callable[[Config], float]
+    rates: Callable[[Config], dict[str, float]]
+    start_epochs: Callable[[Config], int] = lambda config: 1
+    networks: NetworkRules | None = None
+    decoding: Callable[[Config], Decoding] = lambda config: Decoding()
+    problems: Callable[[Config, DataFacts | None], list[str]] = lambda config, facts: []
 
 
 _METHODS: dict[str, MethodEntry] = {}
@@ -86,3 +148,45 @@ def method(name: str) -> MethodEntry:
     if name not in _METHODS:
         raise ConfigError([f"--method={name} is not a method; known: {', '.join(sorted(_METHODS))}."])
     return _METHODS[name]
+
+
+def method_names() -> list[str]:
+    """Every registered method."""
+    return sorted(_METHODS)
+
+
+def check(config: Config, execution: Execution | None = None) -> None:
+    """Raise `ConfigError` with every problem of the settings, those of the method included, that shows before the data is read."""
+    entry = method(config.method)
+    found = problems(config, execution) + _slot_problems(config, entry) + entry.problems(config, None)
+    if found:
+        raise ConfigError(found)
+
+
+def slot_rule(config: Config, rules: NetworkRules) -> str:
+    """What becomes of the slots after a lifetime: `selection.slots`, else the method's own rule, else redraw for one candidate."""
+    return config.selection.slots or (rules.slots if config.selection.candidates > 1 else "redraw")
+
+
+def slot_count(config: Config, rules: NetworkRules) -> int:
+    """Network slots in the pool. Where all are redrawn, only as many as there are candidates."""
+    count = config.selection.candidates
+    if slot_rule(config, rules) == "redraw":
+        return count
+    return config.selection.pool or (10 if count > 1 else 1)
+
+
+def _slot_problems(config: Config, entry: MethodEntry) -> list[str]:
+    selection, rules = config.selection, entry.networks
+    if rules is None:
+        own = {"every": 0, "slots": None, "common_draws": True}
+        return [f"--selection.{name} does not go with --method {entry.name}." for name, at in own.items() if getattr(selection, name) != at]
+    found = []
+    slots = slot_count(config, rules)
+    if selection.candidates > slots:
+        found.append(
+            f"--selection.candidates={selection.candidates} is more than the {slots} network slots; lower it, or raise --selection.pool."
+        )
+    if selection.every and selection.every > rules.length(config):
+        found.append(f"--selection.every={selection.every} is more than the {rules.length(config)} image updates of a network lifetime.")
+    return found

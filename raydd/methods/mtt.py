@@ -105,9 +105,9 @@ class MTT:
         return self._resources.experts.theta(candidate.expert, candidate.epoch + self._settings.expert_epochs)
 
 
-def _optimiser(config: Config) -> Optimiser:
+def _optimiser(config: Config, side: int, outer: int) -> Optimiser:
     mtt = config.mtt
-    return Optimiser(mtt.lr_img, mtt.lr_lr, mtt.momentum, mtt.min_step_size)
+    return Optimiser(mtt.lr_img, mtt.momentum, mtt.lr_lr, mtt.min_step_size)
 
 
 register(
@@ -115,8 +115,9 @@ register(
         name="mtt",
         build=MTT,
         draw=draw,
-        start_epochs=lambda config: config.mtt.max_start_epoch,
         optimiser=_optimiser,
         step_size=lambda config: config.mtt.lr_init,
+        rates=lambda config: {"mtt.lr_img": config.mtt.lr_img, "mtt.lr_lr": config.mtt.lr_lr, "mtt.lr_init": config.mtt.lr_init},
+        start_epochs=lambda config: config.mtt.max_start_epoch,
     )
 )

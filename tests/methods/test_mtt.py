@@ -34,7 +34,7 @@ def test_three_iterations_equal_the_reference(golden) -> None:
     images, labels = torch.tensor(case["in_images"]), torch.tensor(case["in_labels"])
     state = State.start(SyntheticSet(images, labels, torch.tensor(case["in_lr"]), torch.ones_like(labels)))
     # The recorded step size turns negative, which raydd's floor would prevent: here it is lowered out of the way.
-    optimiser = Optimiser(float(case["in_lr_img"]), float(case["in_lr_lr"]), float(case["in_momentum"]), -1.0)
+    optimiser = Optimiser(float(case["in_lr_img"]), float(case["in_momentum"]), float(case["in_lr_lr"]), -1.0)
     for iteration in range(3):
         draws = MTTDraws((0, iteration, 0), recorded_batches(case[f"in_indices_{iteration}"]))
         update = MTT(config, resources).update(state.synthetic, Candidate(0, 0, int(case["in_start_epochs"][iteration])), draws)

@@ -1,0 +1,131 @@
+"""DC and DSA: match the gradients of real and synthetic images, class by class, on networks that train on the synthetic set.
+
+DSA is DC with the same random augmentation of the real and the synthetic images of a class (and real initial images, a setting of
+its recipes). Source: specs/dc_dsa_dm_cafe_selection_cl.md sections 4 and 5.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from raydd.augment.classes import apply_classes
+from raydd.config import Config
+from raydd.matching import distances, gradients
+from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Resources, register
+from raydd.methods.networks import (
+    StepKey,
+    batch_problems,
+    by_class,
+    class_chunk,
+    draw_key,
+    fresh,
+    image_optimiser,
+    purpose,
+    siamese,
+    train_on_set,
+)
+from raydd.training import Recipe
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""ipc -> (image updates with each network, epochs between two of them)."""
+
+
+def loops(config: Config) -> tuple[int, int]:
+    """(outer, inner) of the settings, else of the paper's table."""
+    outer, inner = LOOPS.get(config.ipc, (1, 1))
+    return config.dc.outer or outer, inner if config.dc.inner is None else config.dc.inner
+
+
+class GradientMatching:
+    """DC on one device, or with `siamese` DSA. The loss is the mean over the classes of the distance of their gradients."""
+
+    def __init__(self, config: Config, resources: Resources, siamese: bool):
+        self._config, self._settings, self._resources = config, config.dc, resources
+        self._strategy = config.augment.strategy if siamese else "none"
+        self._distance = distances.dc_distance(resources.model.layout, self._settings.metric, self._settings.eps)
+        self._labels = torch.arange(resources.model.classes, device=resources.device)
+        self._kept: tuple[object, Tensor] | None = None
+
+    def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
+        """The matching loss, first order."""
+        started = time.perf_counter()
+        real, seen = self._real(candidate, draws), self._seen(synthetic.images, candidate, draws)
+        losses = gradients.scores(
+            self._resources.model, candidate.network.theta, real, seen, self._labels, self._distance, self._chunk(seen.shape[1])
+        )
+        size = distances.squared_norms(self._distance, real).mean()
+        return Score(losses.mean().item(), time.perf_counter() - started, size.item())
+
+    def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Update:
+        """The gradient of the same loss, on the CPU."""
+        started = time.perf_counter()
+        real = self._real(candidate, draws)
+        images = synthetic.images.detach().requires_grad_()
+        with torch.enable_grad():
+            seen = self._seen(images, candidate, draws)
+        losses, towards = gradients.match(
+            self._resources.model, candidate.network.theta, real, seen.detach(), self._labels, self._distance, self._chunk(seen.shape[1])
+        )
+        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
+        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+
+    def begin(self, born: int) -> Network:
+        """A fresh random network."""
+        return fresh(self._resources.model, self._config.seed, born, self._resources.device)
+
+    def prepare(self, network: Network, draws: StepKey) -> Network:
+        """Nothing is needed before the first update."""
+        return network
+
+    def advance(self, synthetic: SyntheticSet, network: Network, draws: StepKey) -> Network:
+        """The network after its epochs on the synthetic set."""
+        _, inner = loops(self._config)
+        recipe = Recipe(self._settings.batch_train, strategy=self._strategy, parameters="per-image")
+        for epoch in range(draws.step * inner, (draws.step + 1) * inner):
+            network = train_on_set(self._resources.model, network, synthetic, self._settings.lr_net, recipe, draws.seed, epoch)
+        return network
+
+    def _real(self, candidate: Candidate, draws: StepKey) -> Tensor:
+        """Gradients (C, P) of the real batches; those of the last candidate and step are kept for its update."""
+        place = (candidate.network.theta, draws.key, candidate.index)
+        if self._kept is None or self._kept[0][0] is not place[0] or self._kept[0][1:] != place[1:]:
+            real, count = self._resources.real, self._settings.batch_real
+            rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
+            seen = apply_classes(real.images(rows), siamese(self._config, self._resources, self._strategy, candidate, draws))
+            found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels, self._chunk(count))
+            self._kept = (place, found)
+        return self._kept[1]
+
+    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey) -> Tensor:
+        """Synthetic images as the network sees them: (C, ipc, ch, H, W)."""
+        return apply_classes(by_class(images, len(self._labels)), siamese(self._config, self._resources, self._strategy, candidate, draws))
+
+    def _chunk(self, images: int) -> int:
+        return class_chunk(self._settings.class_chunk, images, self._resources.device)
+
+
+def _problems(config: Config, facts: DataFacts | None) -> list[str]:
+    found = batch_problems("dc.batch_real", config.dc.batch_real, facts)
+    if config.ipc not in LOOPS and (config.dc.outer is None or config.dc.inner is None):
+        found.append(
+            f"--ipc={config.ipc} has no loop counts in the paper's table ({', '.join(map(str, LOOPS))}). Give --dc.outer (image updates "
+            "with each network) and --dc.inner (epochs between two of them)."
+        )
+    return found
+
+
+for _name, _siamese in (("dc", False), ("dsa", True)):
+    register(
+        MethodEntry(
+            name=_name,
+            build=lambda config, resources, siamese=_siamese: GradientMatching(config, resources, siamese),
+            draw=draw_key,
+            optimiser=lambda config, side, outer: image_optimiser(config.dc.lr_img, config.dc.momentum),
+            step_size=lambda config: config.evaluation.lr or 0.01,
+            rates=lambda config: {"dc.lr_img": config.dc.lr_img},
+            networks=NetworkRules(length=lambda config: loops(config)[0]),
+            problems=_problems,
+        )
+    )

@@ -1,0 +1,83 @@
+"""DM: match the mean features of real and synthetic images, class by class, under fresh random networks.
+
+Source: specs/dc_dsa_dm_cafe_selection_cl.md section 6.
+"""
+
+import time
+
+import torch
+from torch import Tensor
+
+from raydd.augment.classes import ClassDraw, apply_classes
+from raydd.config import Config
+from raydd.matching import features
+from raydd.methods.base import MethodEntry, NetworkRules, Resources, register
+from raydd.methods.networks import StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, image_optimiser, purpose, siamese
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+
+
+class DistributionMatching:
+    """DM on one device. The loss is the mean over the classes of the squared distance of mean features."""
+
+    def __init__(self, config: Config, resources: Resources):
+        self._config, self._settings, self._resources = config, config.dm, resources
+        self._classes = resources.model.classes
+
+    def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
+        """The matching loss, first order."""
+        started = time.perf_counter()
+        drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
+        real = self._real(candidate, draws, drawn)
+        seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
+        means = features.mean_features(self._resources.model.embed, candidate.network.theta, seen, self._chunk(seen.shape[1]))
+        losses, _ = features.feature_distance("mse", real, means)
+        return Score(losses.mean().item(), time.perf_counter() - started, real.square().sum(1).mean().item())
+
+    def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Update:
+        """The gradient of the same loss, on the CPU."""
+        started = time.perf_counter()
+        drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
+        real = self._real(candidate, draws, drawn)
+        images = synthetic.images.detach().requires_grad_()
+        with torch.enable_grad():
+            seen = apply_classes(by_class(images, self._classes), drawn)
+        embed, theta = self._resources.model.embed, candidate.network.theta
+        losses, towards = features.match_features(embed, theta, real, seen.detach(), "mse", self._chunk(seen.shape[1]))
+        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
+        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+
+    def begin(self, born: int) -> Network:
+        """A fresh random network."""
+        return fresh(self._resources.model, self._config.seed, born, self._resources.device)
+
+    def prepare(self, network: Network, draws: StepKey) -> Network:
+        """Nothing is needed before the update."""
+        return network
+
+    def advance(self, synthetic: SyntheticSet, network: Network, draws: StepKey) -> Network:
+        """DM trains no network."""
+        return network
+
+    def _real(self, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+        real, count = self._resources.real, self._settings.batch_real
+        rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
+        seen = apply_classes(real.images(rows), drawn)
+        return features.mean_features(self._resources.model.embed, candidate.network.theta, seen, self._chunk(count))
+
+    def _chunk(self, images: int) -> int | None:
+        """Batch statistics are those of all classes in one pass, so with them nothing is cut."""
+        return None if self._config.model.norm == "batch" else class_chunk(None, images, self._resources.device)
+
+
+register(
+    MethodEntry(
+        name="dm",
+        build=DistributionMatching,
+        draw=draw_key,
+        optimiser=lambda config, side, outer: image_optimiser(config.dm.lr_img, config.dm.momentum),
+        step_size=lambda config: config.evaluation.lr or 0.01,
+        rates=lambda config: {"dm.lr_img": config.dm.lr_img},
+        networks=NetworkRules(length=lambda config: 1),
+        problems=lambda config, facts: batch_problems("dm.batch_real", config.dm.batch_real, facts),
+    )
+)

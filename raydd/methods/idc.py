@@ -1,0 +1,223 @@
+"""IDC, DREAM and DREAM+: match gradients class by class on networks that train on real data, with several images in each stored one.
+
+DREAM takes as real images of a class those nearest to cluster centres of the network's own features, chosen again every few steps.
+DREAM+ adds the distance of mean features, and trains every new network for an epoch first. Synthetic images are kept in pixels.
+Source: specs/idc_dream_pdd.md sections 1 to 3.
+"""
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from raydd import kmeans
+from raydd.augment import diffaug
+from raydd.augment.classes import ClassDraw, apply_classes
+from raydd.config import Config
+from raydd.decode import Decoding, decode
+from raydd.matching import distances, features, gradients
+from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
+from raydd.methods.networks import StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, purpose
+from raydd.methods.real_training import RealTraining
+from raydd.rng import stream
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+
+
+def decoding(config: Config) -> Decoding:
+    """How stored images become training images."""
+    return Decoding("pixels", config.idc.factor, config.idc.decode, config.idc.batch_syn_max)
+
+
+class IDC:
+    """IDC on one device. The loss is the mean over the classes of the distance of their gradients.
+
+    representatives  real images of a class are those that the network remembers (DREAM), where it remembers any
+    features         mean features are matched beside gradients, and new networks warmed up (DREAM+)
+    """
+
+    def __init__(self, config: Config, resources: Resources, representatives: bool = False, features: bool = False):
+        self._config, self._settings, self._resources = config, config.idc, resources
+        self._representatives, self._features = representatives, features
+        settings, model = config.idc, resources.model
+        self._distance = distances.idc_distance(model.layout, settings.metric, settings.bias, settings.fc)
+        self._labels = torch.arange(model.classes, device=resources.device)
+        self._decoding = decoding(config)
+        self._training = RealTraining(model, resources.real, settings, config.seed)
+        self._grads, self._feats = settings.match == "grad", features or settings.match == "feat"
+        self._weight = config.dream.alpha if self._grads else 1.0
+
+    # What is matched
+
+    def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
+        """The matching loss, first order."""
+        started = time.perf_counter()
+        model, theta, drawn = self._resources.model, candidate.network.theta, self._siamese(candidate, draws)
+        real, seen = self._real(candidate, draws, drawn), self._seen(synthetic.images, candidate, draws, drawn)
+        losses, size = torch.zeros(len(self._labels), device=theta.device), torch.zeros((), device=theta.device)
+        if self._grads:
+            target = gradients.class_gradients(model, theta, real, self._labels, self._chunk(real))
+            losses = gradients.scores(model, theta, target, seen, self._labels, self._distance, self._chunk(seen))
+            size = distances.squared_norms(self._distance, target).mean()
+        if self._feats:
+            target = features.mean_features(model.embed, theta, real, self._chunk(real))
+            means = features.mean_features(model.embed, theta, seen, self._chunk(seen))
+            losses = losses + self._weight * features.feature_distance(self._feature_metric, target, means)[0]
+            size = size + self._weight * target.square().sum(1).mean()
+        return Score(losses.mean().item(), time.perf_counter() - started, size.item())
+
+    def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Update:
+        """The gradient of the same loss, on the CPU."""
+        started = time.perf_counter()
+        model, theta, drawn = self._resources.model, candidate.network.theta, self._siamese(candidate, draws)
+        real = self._real(candidate, draws, drawn)
+        images = synthetic.images.detach().requires_grad_()
+        with torch.enable_grad():
+            seen = self._seen(images, candidate, draws, drawn)
+        losses, towards = torch.zeros(len(self._labels), device=theta.device), torch.zeros_like(seen)
+        if self._grads:
+            target = gradients.class_gradients(model, theta, real, self._labels, self._chunk(real))
+            losses, towards = gradients.match(model, theta, target, seen.detach(), self._labels, self._distance, self._chunk(seen))
+        if self._feats:
+            target = features.mean_features(model.embed, theta, real, self._chunk(real))
+            found = features.match_features(model.embed, theta, target, seen.detach(), self._feature_metric, self._chunk(seen))
+            losses, towards = losses + self._weight * found[0], towards + self._weight * found[1]
+        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
+        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+
+    # Networks
+
+    def begin(self, born: int) -> Network:
+        """A fresh network after the epochs and batches on real data that the settings ask for."""
+        training, network = self._training, fresh(self._resources.model, self._config.seed, born, self._resources.device)
+        epochs = self._settings.early + (self._config.dream.warm_up if self._features else 0)
+        return training.warm_up(network, epochs * training.epoch_batches + self._pool_batches(born))
+
+    def prepare(self, network: Network, draws: StepKey) -> Network:
+        """The network with its representatives, where the method has these."""
+        if not self._representatives or "representatives" in network.memory:
+            return network
+        return self._choose(network, draws)
+
+    def advance(self, synthetic: SyntheticSet, network: Network, draws: StepKey) -> Network:
+        """The network after one update on real data, with new representatives when they are due."""
+        network = self._training.update(network, draws.step)
+        network = replace(network, inner=network.inner + 1)
+        due = self._representatives and network.inner % self._config.dream.interval == 0
+        return self._choose(network, draws) if due else network
+
+    def _pool_batches(self, born: int) -> int:
+        """Warm-up of a slot that competes with others: `selection.warm_up_images`, so often as its number draws."""
+        selection = self._config.selection
+        if selection.candidates == 1:
+            return 0
+        default = 0 if self._features else self._settings.net_images
+        images = default if selection.warm_up_images is None else selection.warm_up_images
+        generator = stream(self._config.seed, born, "warm-up-spread")
+        times = 1 + int(torch.randint(selection.warm_up_spread + 1, (), generator=generator))
+        return times * self._training.batches(images)
+
+    def _choose(self, network: Network, draws: StepKey) -> Network:
+        """The network with the rows (C, batch_real) that represent each class for it, by k-means on its features of raw pixels."""
+        dream, real, count = self._config.dream, self._resources.real, self._settings.batch_real
+        chosen = []
+        for label, rows in enumerate(real.rows):
+            generator = stream(draws.seed, draws.step, f"representatives-{label}", network.inner)
+            found = kmeans.representatives(
+                self._embedded(network.theta, rows),
+                count,
+                generator,
+                subsample=dream.subsample,
+                spread=dream.spread,
+                iterations=dream.iterations,
+            )
+            chosen.append(rows[found.cpu()])
+        return replace(network, memory={**network.memory, "representatives": torch.stack(chosen)})
+
+    @torch.no_grad()
+    def _embedded(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Features (n, F) of real images as pixels in [0, 1], neither normalised nor augmented, as the reference takes them."""
+        real = self._resources.real
+        size = class_chunk(None, 1, self._resources.device)
+        parts = [self._resources.model.embed(theta, real.resident.transform.inverse(real.images(part))) for part in rows.split(size)]
+        return torch.cat(parts)
+
+    # Batches
+
+    @property
+    def _feature_metric(self) -> str:
+        return self._settings.metric if self._grads and self._settings.metric in ("mse", "l1") else "mse"
+
+    def _real(self, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+        """Real images (C, n, ch, H, W) as the network sees them."""
+        rows = candidate.network.memory.get("representatives") if self._representatives else None
+        real = self._resources.real
+        if rows is None:
+            name = purpose(self._config, "real-batch", candidate)
+            rows = real.next_rows(self._settings.batch_real, draws.seed, draws.step, name, draws.attempt)
+        return apply_classes(real.images(rows), drawn)
+
+    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+        """Synthetic images as the network sees them: decoded, a subset of these if there are many, normalised, augmented."""
+        decoded = decode(by_class(images, len(self._labels)), self._decoding)
+        most = self._settings.batch_syn_max
+        if decoded.shape[1] > most:
+            generator = stream(draws.seed, draws.step, purpose(self._config, "decoded-subset", candidate), draws.attempt)
+            chosen = torch.stack([torch.randperm(decoded.shape[1], generator=generator)[:most] for _ in self._labels])
+            decoded = decoded[torch.arange(len(decoded))[:, None], chosen]
+        normalised = self._resources.real.resident.transform.forward(decoded.flatten(0, 1)).unflatten(0, decoded.shape[:2])
+        return apply_classes(normalised, drawn)
+
+    def _siamese(self, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
+        generator = stream(draws.seed, draws.step, purpose(self._config, "siamese", candidate), draws.attempt)
+        side = self._resources.model.shape[-1]
+        drawn = diffaug.draw_classes(generator, self._settings.match_strategy, len(self._labels), side)
+        return drawn and drawn.to(self._resources.device)
+
+    def _chunk(self, images: Tensor) -> int:
+        return class_chunk(self._settings.class_chunk, images.shape[1], self._resources.device)
+
+
+def _optimiser(config: Config, side: int, outer: int) -> Optimiser:
+    idc = config.idc
+    lr = idc.lr_img * config.ipc / 10 * (side / idc.base_side) ** 2
+    return Optimiser(lr, idc.momentum, class_sum=True, class_order=True, clamp=True)
+
+
+def _problems(config: Config, facts: DataFacts | None) -> list[str]:
+    idc, dream, found = config.idc, config.dream, []
+    if idc.factor > 1 and config.init not in ("mix", "kmeans", "noise"):
+        found.append(
+            f"--init={config.init} with --idc.factor={idc.factor}: several images share a stored one. Use --init mix, kmeans or noise."
+        )
+    if config.method == "idc" and config.selection.rank_batch == "own":
+        found.append("--selection.rank_batch=own needs a method with representatives: dream or dreamplus.")
+    if config.method != "idc" and idc.batch_real % dream.subsample:
+        found.append(f"--dream.subsample={dream.subsample} does not divide --idc.batch_real={idc.batch_real}.")
+    if facts is None:
+        return found
+    if idc.factor > facts.shape[-1]:
+        found.append(f"--idc.factor={idc.factor} is more than the {facts.shape[-1]} pixels of a side.")
+    return found + batch_problems("idc.batch_real", idc.batch_real, facts)
+
+
+_RULES = NetworkRules(length=lambda config: config.idc.inner_steps, slots="put_back", independent=True, trains_last=True)
+_BUILDS = {
+    "idc": lambda config, resources: IDC(config, resources),
+    "dream": lambda config, resources: IDC(config, resources, representatives=True),
+    "dreamplus": lambda config, resources: IDC(config, resources, representatives=True, features=True),
+}
+for _name, _build in _BUILDS.items():
+    register(
+        MethodEntry(
+            name=_name,
+            build=_build,
+            draw=draw_key,
+            optimiser=_optimiser,
+            step_size=lambda config: config.evaluation.lr or 0.01,
+            rates=lambda config: {"idc.lr_img": config.idc.lr_img},
+            networks=_RULES,
+            decoding=decoding,
+            problems=_problems,
+        )
+    )

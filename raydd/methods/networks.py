@@ -1,0 +1,93 @@
+"""What the methods share whose networks train between updates: the key of a step, fresh networks, training on the synthetic set."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from raydd.augment import dsa
+from raydd.augment.classes import ClassDraw
+from raydd.config import Config
+from raydd.methods.base import DataFacts, Optimiser, Resources
+from raydd.models import FlatModel
+from raydd.rng import stream
+from raydd.training import Networks, Recipe, Streams, TensorBatches, train_epoch
+from raydd.types import Candidate, Network, SyntheticSet
+
+# Images that go through a network together on a CPU, and elsewhere: bounds memory, and on a CPU keeps to its cache.
+CHUNK_IMAGES = {"cpu": 512}
+OTHER_CHUNK_IMAGES = 16384
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """(seed, step, attempt), from which a worker draws all randomness of the step before it computes anything."""
+
+    key: tuple[int, int, int]
+
+    @property
+    def seed(self) -> int:
+        return self.key[0]
+
+    @property
+    def step(self) -> int:
+        return self.key[1]
+
+    @property
+    def attempt(self) -> int:
+        return self.key[2]
+
+
+def draw_key(config: Config, count: int, side: int, step: int, attempt: int) -> StepKey:
+    """`MethodEntry.draw` of these methods."""
+    return StepKey((config.seed, step, attempt))
+
+
+def purpose(config: Config, name: str, candidate: Candidate) -> str:
+    """The stream of a step's draw: one for all its candidates, or with `selection.common_draws` off one for each."""
+    return name if config.selection.common_draws else f"{name}-{candidate.index}"
+
+
+def siamese(config: Config, resources: Resources, strategy: str, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
+    """DSA's draw of a step: one operation and one set of parameters for all images of a class, real and synthetic."""
+    generator = stream(draws.seed, draws.step, purpose(config, "siamese", candidate), draws.attempt)
+    drawn = dsa.draw_classes(generator, strategy, resources.model.classes, resources.model.shape[-1])
+    return drawn and drawn.to(resources.device)
+
+
+def fresh(model: FlatModel, seed: int, born: int, device: torch.device) -> Network:
+    """Network number `born` of a run, untrained."""
+    theta = model.init(stream(seed, born, "network")).to(device)
+    return Network(theta, torch.zeros_like(theta), born)
+
+
+def by_class(images: Tensor, classes: int) -> Tensor:
+    """Class-major images (C x n, ...) as (C, n, ...)."""
+    return images.unflatten(0, (classes, -1))
+
+
+def class_chunk(given: int | None, images: int, device: torch.device) -> int:
+    """Classes that go through together: as given, else as many as have CHUNK_IMAGES with `images` each."""
+    return given or max(1, CHUNK_IMAGES.get(device.type, OTHER_CHUNK_IMAGES) // images)
+
+
+def train_on_set(model: FlatModel, network: Network, synthetic: SyntheticSet, lr: float, recipe: Recipe, seed: int, epoch: int) -> Network:
+    """The network after one epoch on the synthetic set, its images held fixed; `epoch` numbers the epochs of the run."""
+    networks = Networks(network.theta.detach().clone()[None], network.velocity.clone()[None] if recipe.momentum else None)
+    data = TensorBatches(synthetic.images, synthetic.labels)
+    train_epoch(model, data, networks, lr, recipe, Streams(seed, "network", (0,)), epoch)
+    velocity = network.velocity if networks.velocity is None else networks.velocity[0]
+    return replace(network, theta=networks.thetas[0], velocity=velocity)
+
+
+def image_optimiser(lr: float, momentum: float) -> Optimiser:
+    """SGD on the images, where the base method steps on the sum over the classes."""
+    return Optimiser(lr, momentum, class_sum=True)
+
+
+def batch_problems(flag: str, count: int, facts: DataFacts | None) -> list[str]:
+    """Refuses a number of real images of a class that some class does not have."""
+    if facts is None or min(facts.counts) >= count:
+        return []
+    smallest = min(range(len(facts.counts)), key=facts.counts.__getitem__)
+    return [f"--{flag}={count}: class {facts.classes[smallest]!r} has {facts.counts[smallest]} training images. Use at most as many."]
