@@ -4,6 +4,7 @@ Trajectories, gradients and stores deal in vectors theta (P,); a network is only
 """
 
 import copy
+import functools
 import math
 
 import torch
@@ -30,7 +31,8 @@ class FlatModel:
         self.layout = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
         self._sizes = [math.prod(size) for _, size in self.layout]
         self.size = sum(self._sizes)
-        self._module, self._observing, self._testing, self._statistics = _modes(module)
+        self._module, self._norms = module, _without_running_statistics(module)
+        self._statistics = [(f"{name}.{kind}", size) for name, size in self._norms.items() for kind in ("running_mean", "running_var")]
         self.statistics_size = sum(size for _, size in self._statistics)
 
     def views(self, theta: Tensor) -> dict[str, Tensor]:
@@ -85,9 +87,24 @@ class FlatModel:
                 raise TypeError(f"no rule to initialise the parameters of {type(module).__name__}")
         return torch.cat([part.flatten() for part in parts])
 
+    @functools.cached_property
+    def _observing(self) -> nn.Module:
+        """The network in training mode with running statistics, which every pass updates in place."""
+        module = copy.deepcopy(self._module)
+        for name, size in self._norms.items():
+            norm = module.get_submodule(name)
+            norm.track_running_stats = True
+            norm.running_mean, norm.running_var = torch.empty(2, size, device="meta").unbind()
+        return module
+
+    @functools.cached_property
+    def _testing(self) -> nn.Module:
+        """The network in evaluation mode, with running statistics in place of the batch's."""
+        return copy.deepcopy(self._observing).eval()
+
     def _mode(self, theta: Tensor, statistics: Tensor | None) -> tuple[nn.Module, dict[str, Tensor]]:
         """The module to call, and its tensors by name."""
-        if statistics is None:
+        if statistics is None or not self._norms:
             return self._module, self.views(theta)
         return self._testing, {**self.views(theta), **self._running(statistics)}
 
@@ -97,21 +114,12 @@ class FlatModel:
         return {name: part for (name, _), part in zip(self._statistics, parts, strict=True)}
 
 
-def _modes(module: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module, list[tuple[str, int]]]:
-    """The network without, with changing and with fixed running statistics, and the name and size of each of these.
-
-    All three are one and the same where there is no batch normalisation.
-    """
-    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
-    if not norms:
-        return module, module, module, []
-    for part in norms:
-        part.num_batches_tracked = None
-    statistics = [(name, buffer.numel()) for name, buffer in module.named_buffers()]
-    observing, testing = copy.deepcopy(module), copy.deepcopy(module).eval()
-    for part in norms:
-        part.track_running_stats, part.running_mean, part.running_var = False, None, None
-    return module, observing, testing, statistics
+def _without_running_statistics(module: nn.Module) -> dict[str, int]:
+    """Let every batch normalisation use the statistics of the batch alone; their names and channels."""
+    norms = {name: part for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    for norm in norms.values():
+        norm.track_running_stats, norm.running_mean, norm.running_var, norm.num_batches_tracked = False, None, None, None
+    return {name: norm.num_features for name, norm in norms.items()}
 
 
 class _Embedding(nn.Module):
