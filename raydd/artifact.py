@@ -12,30 +12,32 @@ from torch import Tensor
 
 from raydd import sealed
 from raydd.data.transform import Transform
+from raydd.decode import Decoding, stored_pixels, training_images
 from raydd.environment import versions
-from raydd.errors import CheckpointError, DataError
+from raydd.errors import CheckpointError, ConfigError, DataError
 from raydd.runfolder import images_sha256
+from raydd.schema import from_dict, to_dict
 from raydd.types import SyntheticSet
 
 KIND = "raydd-synthetic-set"
 FORMAT = 1
 _TRANSFORM = "transform."
-_DETAILS = ("classes", "dataset", "fingerprint", "config", "step", "rule", "decode", "versions")
+_DETAILS = ("classes", "dataset", "fingerprint", "config", "step", "rule", "versions")
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A synthetic set with all that its use needs.
 
-    synthetic       images (N, C, H, W) as stored, in training space; labels, step size, stages
-    initial_images  (N, C, H, W), what the images started from, in training space
+    synthetic       images (N, C, H, W) as stored, in the space that `decode` names; labels, step size, stages
+    initial_images  (N, C, H, W), what the images started from, stored alike
     transform       `Transform.state()`: the tensors of the transform between pixels and training space
     rule            `Transform.rule`: which kind it is
     classes         class names, by label
     dataset         name of the real data, and its `fingerprint` (sha-256, hex)
     config          the resolved settings, as nested dictionaries
     step            distillation steps done
-    decode          how stored images become training images; "none": one for one
+    decode          how stored images become training images
     versions        what it was made with
     """
 
@@ -48,12 +50,20 @@ class Artifact:
     fingerprint: str
     config: dict[str, Any]
     step: int
-    decode: str = "none"
+    decode: Decoding = field(default_factory=Decoding)
     versions: dict[str, str] = field(default_factory=versions)
 
     def pixel_transform(self) -> Transform:
         """The transform itself, on the CPU. Raises `DataError` when its tensors do not fit one another."""
         return Transform.from_state(self.transform)
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Images (n, C, H, W) stored as this file's are, as pixel values: float, not clamped to 0..1."""
+        return stored_pixels(images, self.decode, self.pixel_transform())
+
+    def training_images(self) -> tuple[Tensor, Tensor]:
+        """What networks are to be trained on: images (n, C, H, W) in training space and labels (n,), decoded."""
+        return training_images(self.synthetic.images, self.synthetic.labels, self.decode, self.pixel_transform())
 
 
 def write(path: Path | str, artifact: Artifact) -> None:
@@ -71,7 +81,7 @@ def write(path: Path | str, artifact: Artifact) -> None:
         "initial_images": artifact.initial_images,
         **{_TRANSFORM + name: tensor for name, tensor in artifact.transform.items()},
     }
-    metadata = {name: getattr(artifact, name) for name in _DETAILS}
+    metadata = {name: getattr(artifact, name) for name in _DETAILS} | {"decode": to_dict(artifact.decode)}
     metadata |= {"shape": list(synthetic.images.shape), "images_sha256": images_sha256(synthetic.images)}
     sealed.write(path, KIND, FORMAT, tensors, metadata)
 
@@ -88,11 +98,17 @@ def read(path: Path | str) -> Artifact:
             initial_images=tensors["initial_images"],
             transform={name.removeprefix(_TRANSFORM): t for name, t in tensors.items() if name.startswith(_TRANSFORM)},
             **{name: tuple(metadata[name]) if name == "classes" else metadata[name] for name in _DETAILS},
+            decode=_decoding(metadata["decode"]),
         )
         _fit(artifact)
-    except (KeyError, ValueError, DataError) as error:
+    except (KeyError, ValueError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: is not a complete result file ({error}).") from error
     return artifact
+
+
+def _decoding(value: Any) -> Decoding:
+    """As written; "none" stood for one for one in training space before there was a choice."""
+    return Decoding() if value == "none" else from_dict(Decoding, value, "decode.")
 
 
 def _fit(artifact: Artifact) -> None:
@@ -100,6 +116,7 @@ def _fit(artifact: Artifact) -> None:
     count = len(synthetic.images)
     if synthetic.images.ndim != 4:
         raise ValueError(f"images of shape {tuple(synthetic.images.shape)}; expected (N, C, H, W)")
+    artifact.decode.check(synthetic.images.shape[-1])
     transform = artifact.pixel_transform()
     if transform.shape != tuple(synthetic.images.shape[1:]) or transform.rule != artifact.rule:
         raise ValueError(

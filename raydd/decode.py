@@ -5,9 +5,9 @@ enlarged to the full side. Enlarging is a product with a fixed matrix on both si
 backward pass that adds in a fixed order on every device, which torch's own interpolation does not on CUDA.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,6 @@ class Decoding:
             raise ConfigError([f"--idc.factor={self.factor} does not fit images of {side} pixels a side; it must be from 1 to {side}."])
         if self.kind == "bound" and self.bound < 1:
             raise ConfigError([f"--idc.batch_syn_max={self.bound} must be at least 1."])
-
-    def state(self) -> dict[str, Any]:
-        """For a file: plain values by name. `Decoding(**state)` is the way back."""
-        return asdict(self)
 
 
 def decode(images: Tensor, decoding: Decoding) -> Tensor:
@@ -91,11 +87,10 @@ def uniform(images: Tensor, factor: int) -> Tensor:
 def training_images(images: Tensor, labels: Tensor, decoding: Decoding, transform: Transform) -> tuple[Tensor, Tensor]:
     """What networks are trained on: images (N, ch, H, W) and labels (N,) decoded, and normalised where pixels are stored.
 
-    Where `kind` is bound, the bound is that of each class. Pixels are not clamped, as in the reference.
+    Pixels are not clamped, as in the reference. A bound, which limits a matching step alone, does not apply: every crop is used.
     """
-    groups = [slice(None)] if decoding.kind != "bound" else [torch.nonzero(labels == label).squeeze(1) for label in labels.unique()]
-    decoded = torch.cat([decode(images[rows], decoding) for rows in groups])
-    targets = torch.cat([labels[rows][sources(decoding, len(images[rows])).to(labels.device)] for rows in groups])
+    whole = replace(decoding, kind="single") if decoding.kind == "bound" else decoding
+    decoded, targets = decode(images, whole), labels[sources(whole, len(images)).to(labels.device)]
     return transform.forward(decoded) if decoding.space == "pixels" else decoded, targets
 
 

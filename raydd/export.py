@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -64,8 +63,11 @@ def export(run: Path | str, to: str, out: Path | str) -> Export:
 
 
 def to_png(result: Artifact) -> tuple[Files, tuple[str, ...]]:
-    """One folder for each class with its images as 8-bit PNG, `index.json`, a page `index.html` and a picture of all, `grid.png`."""
-    pixels, folders = _pixels(result), safe_names(result.classes)
+    """One folder for each class with its images as 8-bit PNG, `index.json`, a page `index.html` and a picture of all, `grid.png`.
+
+    Images as they are stored; where one holds several, side by side.
+    """
+    pixels, folders = pictures.pixels(result.pixels(result.synthetic.images)), safe_names(result.classes)
     files, rows = {}, []
     digits = max(4, len(str(len(pixels))))
     seen = [0] * len(folders)
@@ -84,17 +86,19 @@ def to_png(result: Artifact) -> tuple[Files, tuple[str, ...]]:
 def to_parquet(result: Artifact) -> tuple[Files, tuple[str, ...]]:
     """One Parquet file as on the Hugging Face hub: `image` (struct of PNG bytes and path) and `label` with the class names.
 
+    What networks are to be trained on: where a stored image holds several, each by itself.
     Source: the layout that the `datasets` library writes for its Image and ClassLabel features.
     """
-    labels = result.synthetic.labels.tolist()
-    encoded = [{"bytes": pictures.png(image), "path": f"{place:05}.png"} for place, image in enumerate(_pixels(result))]
+    images, labels = result.training_images()
+    pixels = pictures.pixels(result.pixel_transform().inverse(images))
+    encoded = [{"bytes": pictures.png(image), "path": f"{place:05}.png"} for place, image in enumerate(pixels)]
     features = {"image": {"_type": "Image"}, "label": {"names": list(result.classes), "_type": "ClassLabel"}}
     schema = pa.schema(
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
         metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     buffer = io.BytesIO()
-    pq.write_table(pa.table([encoded, labels], schema=schema), buffer)
+    pq.write_table(pa.table([encoded, labels.tolist()], schema=schema), buffer)
     return {"train-00000-of-00001.parquet": buffer.getvalue()}, (
         "Only the training split is written: put the test split of the real data beside it to use the folder as --data parquet:DIR.",
         "Pixels are clipped to what 8 bits can hold: train from the result file for the reported accuracy.",
@@ -104,10 +108,11 @@ def to_parquet(result: Artifact) -> tuple[Files, tuple[str, ...]]:
 def to_mtt(result: Artifact) -> tuple[Files, tuple[str, ...]]:
     """`images_best.pt` (N, C, H, W), `labels_best.pt` (N,) and `syn_lr_best.pt` (), as the MTT and PDD programs load them.
 
+    What networks are to be trained on: where a stored image holds several, each by itself, normalised.
     Source: the names and contents of the reference programs' log folders (specification of MTT, sections 2.4 and 3.1).
     """
-    synthetic = result.synthetic
-    tensors = {"images": synthetic.images, "labels": synthetic.labels, "syn_lr": synthetic.step_size}
+    images, labels = result.training_images()
+    tensors = {"images": images, "labels": labels, "syn_lr": result.synthetic.step_size}
     space = "whitened with ZCA" if result.rule == "zca" else "normalised with mean and standard deviation"
     return {f"{name}_best.pt": _torch_file(tensor) for name, tensor in tensors.items()}, (
         f"Images are in training space, {space}; the programs must be told to transform the test data the same way.",
@@ -173,11 +178,6 @@ def _listed(marker: Path) -> list[PurePosixPath]:
     if outside:
         raise CheckpointError(f"{marker}: names {outside[0]}, which lies outside. Choose another folder.")
     return paths
-
-
-def _pixels(result: Artifact) -> np.ndarray:
-    """All images as uint8 (N, C, H, W)."""
-    return pictures.pixels(result.pixel_transform(), result.synthetic.images)
 
 
 def _torch_file(tensor: torch.Tensor) -> bytes:

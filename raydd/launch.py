@@ -205,6 +205,6 @@ def evaluate(path: str | Path, execution: Execution | None = None, data: str = "
     setup = replace(setup, transform=found.pixel_transform().to(setup.device))
     evaluator, synthetic = Evaluator(setup), found.synthetic
     return Comparison(
-        synthetic=evaluator(synthetic_job(config, synthetic, found.step)),
+        synthetic=evaluator(synthetic_job(config, synthetic, found.step, found.decode)),
         random=evaluator(random_job(setup, synthetic, found.step)),
     )

@@ -1,22 +1,20 @@
-"""Synthetic images as pictures: from training space to 8-bit pixels, and from pixels to PNG files, strips and grids."""
+"""Synthetic images as pictures: from pixel values to 8-bit pixels, and from these to PNG files, strips and grids."""
 
 import io
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from raydd.data.transform import Transform, pictures
+
+def pixels(values: Tensor) -> np.ndarray:
+    """Pixel values (n, C, H, W), nominally 0..1, as uint8 pixels: clipped to 0..1 and rounded to 255ths; NaN becomes black."""
+    return (torch.nan_to_num(values.detach().float().cpu(), nan=0.0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
-def pixels(transform: Transform, images: Tensor) -> np.ndarray:
-    """Images (n, C, H, W) in training space as uint8 pixels (n, C, H, W): clipped to 0..1 and rounded to 255ths."""
-    return np.ascontiguousarray(pictures(images, transform).transpose(0, 3, 1, 2)[:, : transform.channels])
-
-
-def clipped_share(transform: Transform, images: Tensor) -> float:
+def clipped_share(values: Tensor) -> float:
     """The share (0..1) of pixel values that lie outside 0..1 by more than half a 255th, and so are not shown as they are."""
-    values = transform.inverse(images)
     return float(((values < -1 / 510) | (values > 1 + 1 / 510)).float().mean())
 
 

@@ -17,7 +17,7 @@ from raydd.errors import ConfigError
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.services import Services
-from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, protocol, random_job, synthetic_job
+from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, job_decoding, protocol, random_job, synthetic_job
 from raydd.slots import Pool
 from raydd.types import SyntheticSet
 
@@ -78,12 +78,13 @@ class Session:
         self._seconds_before = found.state["seconds"]
         self._rewind(found.step)
         self._folder.note_resumption(found.step, self._setup.execution)
-        lr = self._setup.config.evaluation.lr
-        self._waiting = [
-            EvaluationJob(entry["step"], entry["kind"], tensors[_name(entry)], synthetic.labels, lr or entry["lr"])
-            for entry in found.state["pending"]
-        ]
+        self._waiting = [self._unfinished(entry, tensors[_name(entry)], synthetic.labels) for entry in found.state["pending"]]
         return state, tensors["initial_images"]
+
+    def _unfinished(self, entry: dict[str, Any], images: torch.Tensor, labels: torch.Tensor) -> EvaluationJob:
+        """An evaluation that a checkpoint holds."""
+        config, kind = self._setup.config, entry["kind"]
+        return EvaluationJob(entry["step"], kind, images, labels, config.evaluation.lr or entry["lr"], job_decoding(config, kind))
 
     def _refuse_fewer_steps(self, done: int) -> None:
         if done > self._setup.config.steps:
@@ -218,6 +219,7 @@ class Session:
             fingerprint=setup.dataset.fingerprint,
             config=to_dict(setup.config),
             step=state.step,
+            decode=job_decoding(setup.config, "synthetic"),
         )
         artifact.write(self._folder.synthetic, result)
 

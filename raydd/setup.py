@@ -13,7 +13,7 @@ from raydd import data, devices, initial
 from raydd.config import Config, Execution, expert_epochs, to_dict
 from raydd.coreset import random_rows
 from raydd.data import Dataset, Progress, RealData, Resident, Transform
-from raydd.decode import Decoding
+from raydd.decode import Decoding, training_images
 from raydd.errors import ConfigError
 from raydd.evaluate import evaluate
 from raydd.experts.build import open_store, store_root
@@ -159,7 +159,7 @@ class MethodFactory:
 class EvaluationJob:
     """Images to train networks on, at learning rate `lr`; `kind` is synthetic or random.
 
-    images (S, N, C, H, W) in training space: one set for all networks (S = 1), or one for each (S = nets).
+    images (S, N, C, H, W) as stored: one set for all networks (S = 1), or one for each (S = nets); `decoding` says how.
     """
 
     step: int
@@ -167,6 +167,7 @@ class EvaluationJob:
     images: Tensor
     labels: Tensor
     lr: float
+    decoding: Decoding
 
     @property
     def place(self) -> tuple[int, str]:
@@ -193,14 +194,15 @@ class Evaluator:
         self._test = Resident.load(setup.dataset.test, setup.transform, setup.device)
 
     def __call__(self, job: EvaluationJob) -> dict[str, Any]:
-        config, sets = self._setup.config, len(job.images)
-        nets = config.evaluation.nets if sets == 1 else 1
+        config = self._setup.config
+        sets = [training_images(images, job.labels, job.decoding, self._setup.transform) for images in job.images]
+        nets = config.evaluation.nets if len(sets) == 1 else 1
         parts = [
             evaluate(
                 config,
                 self._setup.model,
                 images,
-                job.labels,
+                labels,
                 job.lr,
                 self._test,
                 self._setup.device,
@@ -208,7 +210,7 @@ class Evaluator:
                 first=first,
                 samples=config.evaluation.samples,
             )
-            for first, images in enumerate(job.images)
+            for first, (images, labels) in enumerate(sets)
         ]
         accuracies = torch.tensor([accuracy for part in parts for accuracy in part.accuracies], dtype=torch.float64)
         best = torch.tensor([accuracy for part in parts for accuracy in part.best], dtype=torch.float64)
@@ -233,9 +235,16 @@ def protocol(config: Config) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("every", "at_end")}
 
 
-def synthetic_job(config: Config, synthetic: SyntheticSet, step: int) -> EvaluationJob:
-    """The evaluation of a synthetic set at `evaluation.lr`, else at its learned step size."""
-    return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, config.evaluation.lr or synthetic.step_size.item())
+def job_decoding(config: Config, kind: str) -> Decoding:
+    """How the images of an evaluation are stored: synthetic ones as the method does, real ones in training space."""
+    return method(config.method).decoding(config) if kind == "synthetic" else Decoding()
+
+
+def synthetic_job(config: Config, synthetic: SyntheticSet, step: int, decoding: Decoding | None = None) -> EvaluationJob:
+    """The evaluation of a synthetic set at `evaluation.lr`, else at its learned step size; `decoding` is the method's by default."""
+    lr = config.evaluation.lr or synthetic.step_size.item()
+    decoding = decoding or job_decoding(config, "synthetic")
+    return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, lr, decoding)
 
 
 def random_job(setup: Setup, synthetic: SyntheticSet, step: int) -> EvaluationJob:
@@ -244,7 +253,8 @@ def random_job(setup: Setup, synthetic: SyntheticSet, step: int) -> EvaluationJo
     Everything else, the rate included, is as for the synthetic set.
     """
     draws = [real_images(setup, "random-baseline", draw) for draw in range(setup.config.evaluation.nets)]
-    return replace(synthetic_job(setup.config, synthetic, step), kind="random", images=torch.stack(draws))
+    job = synthetic_job(setup.config, synthetic, step)
+    return replace(job, kind="random", images=torch.stack(draws), decoding=job_decoding(setup.config, "random"))
 
 
 def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any]:

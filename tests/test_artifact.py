@@ -9,6 +9,7 @@ from raydd import artifact, checkpoint, sealed
 from raydd.artifact import Artifact
 from raydd.config import Config, to_dict
 from raydd.data.transform import Transform
+from raydd.decode import Decoding, training_images
 from raydd.errors import CheckpointError
 from raydd.runfolder import images_sha256
 from raydd.types import SyntheticSet
@@ -41,7 +42,36 @@ def test_everything_comes_back(tmp_path, example):
     assert torch.equal(found.pixel_transform().inverse_matrix, ours["inverse_matrix"])
     details = ("rule", "classes", "dataset", "fingerprint", "config", "step", "decode", "versions")
     assert [getattr(found, n) for n in details] == [getattr(example, n) for n in details]
-    assert found.versions["torch"] == torch.__version__ and found.decode == "none"
+    assert found.versions["torch"] == torch.__version__ and found.decode == Decoding()
+
+
+def test_how_images_are_stored_comes_back_and_decides_what_is_trained_on_and_shown(tmp_path, example):
+    decoding = Decoding("pixels", 2, "bound", 20)
+    artifact.write(tmp_path / "x", replace(example, decode=decoding))
+    found = artifact.read(tmp_path / "x")
+    assert found.decode == decoding
+    images, labels = found.training_images()
+    expected, targets = training_images(example.synthetic.images, example.synthetic.labels, decoding, example.pixel_transform())
+    assert len(images) == 6 * 4 and torch.equal(images, expected) and torch.equal(labels, targets)
+    assert torch.equal(found.pixels(found.initial_images), found.initial_images)
+    assert torch.equal(example.pixels(example.initial_images), example.pixel_transform().inverse(example.initial_images))
+    assert torch.equal(example.training_images()[0], example.synthetic.images)
+
+
+def test_files_from_before_there_was_a_choice_are_read(tmp_path, example):
+    artifact.write(tmp_path / "x", example)
+    tensors, metadata = sealed.read(tmp_path / "x", artifact.KIND, artifact.FORMAT)
+    sealed.write(tmp_path / "x", artifact.KIND, artifact.FORMAT, tensors, metadata | {"decode": "none"})
+    assert artifact.read(tmp_path / "x").decode == Decoding()
+
+
+@pytest.mark.parametrize("value", [{"space": "elsewhere"}, {"factor": 5}, {"kind": "none"}, "zoom", 3])
+def test_a_decoding_that_cannot_be_is_refused(tmp_path, example, value):
+    artifact.write(tmp_path / "x", example)
+    tensors, metadata = sealed.read(tmp_path / "x", artifact.KIND, artifact.FORMAT)
+    sealed.write(tmp_path / "x", artifact.KIND, artifact.FORMAT, tensors, metadata | {"decode": value})
+    with pytest.raises(CheckpointError, match="not a complete result file"):
+        artifact.read(tmp_path / "x")
 
 
 def test_the_metadata_says_what_is_inside(tmp_path, example):

@@ -88,12 +88,10 @@ def test_training_images_are_decoded_then_normalised_and_never_clamped() -> None
     assert torch.equal(same, images) and torch.equal(targets, labels)
 
 
-def test_the_bound_is_that_of_each_class() -> None:
-    images, labels = stored(6, 1, 6, 6), torch.tensor([1, 0, 1, 0, 1, 1])
-    decoding = Decoding(factor=2, kind="bound", bound=9)
-    found, targets = training_images(images, labels, decoding, Transform.standard((1, 6, 6), (0.0,), (1.0,)))
-    assert torch.bincount(targets).tolist() == [4 + 1, 4 + 3]  # one image of each class has room to be decoded
-    assert torch.equal(found[targets == 1], decode(images[labels == 1], decoding))
+def test_a_bound_is_for_matching_alone() -> None:
+    transform, images, labels = Transform.standard((1, 6, 6), (0.0,), (1.0,)), stored(6, 1, 6, 6), torch.tensor([1, 0, 1, 0, 1, 1])
+    found, targets = training_images(images, labels, Decoding(factor=2, kind="bound", bound=9), transform)
+    assert torch.equal(found, uniform(images, 2)) and torch.equal(targets, labels.repeat(4))
 
 
 def test_pictures_show_what_is_stored() -> None:
@@ -109,11 +107,9 @@ def test_a_factor_that_does_not_fit_is_refused(factor: int) -> None:
         decode(stored(1, 1, 8, 8), Decoding(factor=factor))
 
 
-def test_a_bound_below_one_is_refused_and_a_decoding_survives_a_file() -> None:
+def test_a_bound_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--idc\.batch_syn_max=0"):
         decode(stored(1, 1, 8, 8), Decoding(factor=2, kind="bound", bound=0))
-    decoding = Decoding("pixels", 3, "bound", 20)
-    assert Decoding(**decoding.state()) == decoding
 
 
 def test_rows_of_the_enlarging_matrix_sum_to_one() -> None:

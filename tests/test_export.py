@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +13,10 @@ from PIL import Image
 from raydd import artifact
 from raydd.config import DataConfig, Execution
 from raydd.data import load
+from raydd.decode import Decoding, uniform
 from raydd.errors import CheckpointError, ConfigError, ResourceError
 from raydd.export import MARKER, export, safe_names
+from raydd.rng import stream
 from raydd.runfolder import RunFolder
 from tests.report.sample import CLASSES, result, settings
 
@@ -164,3 +167,25 @@ def test_safe_names():
     assert len({name.casefold() for name in names}) == len(titles)
     assert all(name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\t') and len(name) <= 90 for name in names)
     assert names[3] == "class 3" and names[5] == "_con" and names[6] != "index.html"
+
+
+def test_several_images_in_one_are_shown_together_and_exported_for_training_apart(run, found, tmp_path):
+    """Stored in pixels, 2 x 2 in each: PNG as stored; Parquet and tensor files as networks are trained."""
+    stored = torch.rand(found.synthetic.images.shape, generator=stream(0, 0, "x"))
+    mixed = replace(found, synthetic=replace(found.synthetic, images=stored), decode=Decoding("pixels", 2))
+    artifact.write(run / "synthetic.safetensors", mixed)
+    export(run, "png", tmp_path / "png")
+    assert np.array_equal(np.asarray(picture(tmp_path / "png" / "cat" / "0000.png")), to_bytes(stored[0]))
+    export(run, "parquet", tmp_path / "parquet")
+    table = pq.read_table(tmp_path / "parquet" / "train-00000-of-00001.parquet")
+    crops, labels = uniform(stored, 2), found.synthetic.labels.repeat(4)
+    assert table["label"].to_pylist() == labels.tolist()
+    shown = [np.asarray(Image.open(io.BytesIO(cell["bytes"]))) for cell in table["image"].to_pylist()]
+    assert all(np.array_equal(image, to_bytes(crop)) for image, crop in zip(shown, crops, strict=True))
+    export(run, "mtt", tmp_path / "mtt")
+    images, targets = (torch.load(tmp_path / "mtt" / f"{name}_best.pt", weights_only=True) for name in ("images", "labels"))
+    assert torch.equal(images, found.pixel_transform().forward(crops)) and torch.equal(targets, labels)
+
+
+def to_bytes(image: torch.Tensor) -> np.ndarray:
+    return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

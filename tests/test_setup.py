@@ -8,7 +8,10 @@ import torch
 
 from raydd.config import Config, EvaluationConfig, Execution, ModelConfig
 from raydd.data import Resident, class_indices
+from raydd.decode import Decoding, uniform
 from raydd.evaluate import evaluate
+from raydd.method_config import IDCConfig
+from raydd.rng import stream
 from raydd.setup import Evaluator, Setup, initial_set, prepare, random_job, real_images, synthetic_job
 
 CONFIG = Config(ipc=2, model=ModelConfig(width=8, depth=2), evaluation=EvaluationConfig(nets=3, epochs=2, batch_size=8))
@@ -62,3 +65,32 @@ def test_each_net_of_the_baseline_sees_its_own_draw(setup: Setup) -> None:
         images = real_images(setup, "random-baseline", net)
         alone = evaluate(CONFIG, setup.model, images, synthetic.labels, 0.01, test, "cpu", 1, first=net, samples=5)
         assert record["accuracies"][net] == alone.accuracies[0]
+
+
+def test_several_images_in_one_are_taken_apart_and_normalised_before_training(setup: Setup) -> None:
+    synthetic = initial_set(setup)
+    stored = torch.rand(20, 1, 8, 8, generator=stream(0, 0, "x")) * 1.2 - 0.1
+    job = synthetic_job(CONFIG, replace(synthetic, images=stored), 0, Decoding("pixels", 2))
+    images, labels = setup.transform.forward(uniform(stored, 2)), synthetic.labels.repeat(4)
+    test = Resident.load(setup.dataset.test, setup.transform)
+    expected = evaluate(CONFIG, setup.model, images, labels, 0.01, test, "cpu", samples=5)
+    assert Evaluator(setup)(job).get("accuracies") == list(expected.accuracies)
+
+
+def test_jobs_know_how_their_images_are_stored(setup: Setup) -> None:
+    idc = replace(setup, config=replace(CONFIG, method="idc", init="mix", idc=IDCConfig(factor=2)))
+    synthetic = initial_set(idc)
+    assert synthetic.images.min() >= 0 and synthetic.images.max() <= 1
+    assert synthetic_job(idc.config, synthetic, 0).decoding == Decoding("pixels", 2)
+    assert random_job(idc, synthetic, 0).decoding == Decoding() == synthetic_job(CONFIG, synthetic, 0).decoding
+    assert torch.equal(random_job(idc, synthetic, 0).images[0], real_images(setup, "random-baseline", 0))
+
+
+def test_patches_of_mixed_images_are_shrunk_real_ones_of_their_class(setup: Setup) -> None:
+    idc = replace(setup, config=replace(CONFIG, method="idc", init="mix", idc=IDCConfig(factor=2)))
+    train = setup.dataset.train
+    shrunk = train.images[:, :, ::2, ::2].astype(np.float32) / 255
+    for image, label in zip(initial_set(idc).images.numpy(), initial_set(idc).labels.tolist(), strict=True):
+        for y, x in ((0, 0), (0, 4), (4, 0), (4, 4)):
+            patch = image[:, y : y + 4, x : x + 4]
+            assert (np.abs(shrunk[train.labels == label] - patch).max(axis=(1, 2, 3)) < 1e-6).any()

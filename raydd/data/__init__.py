@@ -8,7 +8,7 @@ from raydd.data.checks import require_per_class
 from raydd.data.loading import load
 from raydd.data.resident import Resident, class_indices
 from raydd.data.sources import known_sources, open_source, source, source_info
-from raydd.data.transform import Transform, pictures
+from raydd.data.transform import Transform
 from raydd.data.types import Content, Dataset, ImageSet, Picture, Progress, RawSplit, Source, SourceInfo
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "known_sources",
     "load",
     "open_source",
-    "pictures",
     "require_per_class",
     "source",
     "source_info",

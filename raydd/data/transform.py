@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -120,16 +119,6 @@ class Transform:
             raise DataError(
                 f"images of shape {tuple(images.shape)} do not fit a transform made for (n, {', '.join(map(str, self.shape))})."
             )
-
-
-def pictures(images: Tensor, transform: Transform) -> np.ndarray:
-    """Training space (n, C, H, W) to uint8 RGB (n, H, W, 3): inverse, clamp to [0, 1], round; grey is repeated.
-
-    Values that are not finite become black or white.
-    """
-    pixels = torch.nan_to_num(transform.inverse(images.detach()).float().cpu(), nan=0.0)
-    rows = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return rows.expand(-1, -1, -1, 3).contiguous().numpy()
 
 
 def _read(path: Path, key: str) -> dict[str, Tensor] | None:

@@ -32,7 +32,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pages of rows and what is left out: images of a class shown and there are, classes shown and there are, share of clipped values."""
+    """Pages of rows and what is left out: images of a class shown and there are, classes shown and there are, share of clipped values.
+
+    `held` is how many training images a stored one holds side by side.
+    """
 
     pages: list[list[Row]]
     shown: int
@@ -40,6 +43,7 @@ class Gallery:
     classes_shown: int
     classes: int
     clipped: float
+    held: int
 
 
 def gallery(artifact: Artifact) -> Gallery:
@@ -57,17 +61,18 @@ def gallery(artifact: Artifact) -> Gallery:
         per_class=per_class,
         classes_shown=len(rows),
         classes=len(artifact.classes),
-        clipped=pictures.clipped_share(artifact.pixel_transform(), images),
+        clipped=pictures.clipped_share(artifact.pixels(images)),
+        held=artifact.decode.factor**2,
     )
 
 
 def by_class(artifact: Artifact, images: Tensor) -> list[np.ndarray]:
     """The first images of each of the first classes as uint8 pixels, a list of (n, C, H, W) in order of labels."""
-    labels, transform = artifact.synthetic.labels, artifact.pixel_transform()
+    labels = artifact.synthetic.labels
     classes = min(CLASSES, len(artifact.classes))
     limit = min(PER_CLASS, max(1, PIXELS // (classes * images.shape[2] * images.shape[3])))
     chosen = [(labels == label).nonzero().flatten()[:limit] for label in range(classes)]
-    return [pictures.pixels(transform, images[places]) for places in chosen]
+    return [pictures.pixels(artifact.pixels(images[places])) for places in chosen]
 
 
 def data_uri(png: bytes) -> str:
