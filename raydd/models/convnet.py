@@ -6,7 +6,7 @@ Source: specs/mtt_pdd.md section 1.1 and specs/dc_dsa_dm_cafe_selection_cl.md se
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raydd.config import ModelConfig
 from raydd.errors import ConfigError
@@ -15,8 +15,24 @@ from raydd.models.parts import Classifier, norm
 from raydd.models.registry import register_model
 
 
+class ConvNet(Classifier):
+    """A classifier that also gives the maps between its blocks."""
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Every block's map after its activation and before pooling, then the output of the last block.
+
+        Source: specs/dc_dsa_dm_cafe_selection_cl.md section 7.
+        """
+        maps = []
+        for layer in self.features:
+            images = layer(images)
+            if isinstance(layer, tuple(_ACTIVATIONS.values())):
+                maps.append(images)
+        return [*maps, images]
+
+
 @register_model("convnet", reads=("norm", "width", "depth", "activation", "pooling"))
-def convnet(config: ModelConfig, shape: Shape, classes: int) -> Classifier:
+def convnet(config: ModelConfig, shape: Shape, classes: int) -> ConvNet:
     """Build the network; the first convolution of grey images is padded by 3, which turns 28 pixels into 32.
 
     Raises `ConfigError` when pooling leaves no pixel.
@@ -37,7 +53,7 @@ def convnet(config: ModelConfig, shape: Shape, classes: int) -> Classifier:
         if config.pooling != "none":
             layers.append(nn.AvgPool2d(2) if config.pooling == "avg" else nn.MaxPool2d(2))
         channels, sides = config.width, left
-    return Classifier(nn.Sequential(*layers), nn.Linear(config.width * math.prod(sides), classes))
+    return ConvNet(nn.Sequential(*layers), nn.Linear(config.width * math.prod(sides), classes))
 
 
 class _LeakyReLU(nn.LeakyReLU):

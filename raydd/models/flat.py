@@ -6,6 +6,7 @@ Trajectories, gradients and stores deal in vectors theta (P,); a network is only
 import copy
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -46,8 +47,14 @@ class FlatModel:
 
     def embed(self, theta: Tensor, images: Tensor, statistics: Tensor | None = None) -> Tensor:
         """Features (B, F) before the classifier, for networks that define `embed`."""
-        module, tensors = self._mode(theta, statistics)
-        return functional_call(_Embedding(module), {f"network.{name}": tensor for name, tensor in tensors.items()}, (images,))
+        return self._call("embed", theta, images, statistics)
+
+    def maps(self, theta: Tensor, images: Tensor, statistics: Tensor | None = None) -> list[Tensor]:
+        """Every block's map after its activation and before pooling, (B, C, H, W) each, then the output of the last block.
+
+        For networks that define `maps`, as ConvNets do.
+        """
+        return self._call("maps", theta, images, statistics)
 
     def observe(self, theta: Tensor, images: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) with the statistics of the batch, and the running statistics (Q,) after it.
@@ -102,6 +109,11 @@ class FlatModel:
         """The network in evaluation mode, with running statistics in place of the batch's."""
         return copy.deepcopy(self._observing).eval()
 
+    def _call(self, method: str, theta: Tensor, images: Tensor, statistics: Tensor | None) -> Any:
+        """Another method of the network in place of its forward."""
+        module, tensors = self._mode(theta, statistics)
+        return functional_call(_Call(module, method), {f"network.{name}": tensor for name, tensor in tensors.items()}, (images,))
+
     def _mode(self, theta: Tensor, statistics: Tensor | None) -> tuple[nn.Module, dict[str, Tensor]]:
         """The module to call, and its tensors by name."""
         if statistics is None or not self._norms:
@@ -122,12 +134,12 @@ def _without_running_statistics(module: nn.Module) -> dict[str, int]:
     return {name: norm.num_features for name, norm in norms.items()}
 
 
-class _Embedding(nn.Module):
-    """`functional_call` runs `forward` only; this makes `embed` the forward."""
+class _Call(nn.Module):
+    """`functional_call` runs `forward` only; this makes another method of the network the forward."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, method: str):
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.embed(images)
+    def forward(self, images: Tensor) -> Any:
+        return getattr(self.network, self.method)(images)
