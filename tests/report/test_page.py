@@ -14,6 +14,7 @@ from PIL import Image
 
 from raydd import artifact
 from raydd.config import Execution
+from raydd.decode import Decoding
 from raydd.errors import CheckpointError, ConfigError
 from raydd.report import page, write_report
 from raydd.report.theme import LIGHT, png
@@ -211,12 +212,13 @@ def test_no_run_and_damaged_records_are_errors(tmp_path):
 
 def test_many_classes_and_images_are_limited_and_the_page_says_so(tmp_path):
     path = tmp_path / "many"
-    found = result(tuple(f"class {n}" for n in range(120)), ipc=12, shape=(1, 4, 4))
+    found = replace(result(tuple(f"class {n}" for n in range(120)), ipc=12, shape=(1, 4, 4)), decode=Decoding("pixels", 2))
     with RunFolder.create(path, settings(), Execution()) as run:
         artifact.write(run.synthetic, found)
     shown = read(write_report(path))
     assert "Images shown of each class: 10 of 12." in shown.words and "Classes shown: 100 of 120." in shown.words
     assert len(shown.images) == 2 * 100 and shown.tags.count("details") == 9 + 1
+    assert "Each holds 4 images side by side" in shown.words
     assert "Classes 91 to 100" in shown.words and "class 99 at the end" in {image["alt"] for image in shown.images}
 
 
