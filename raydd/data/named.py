@@ -1,4 +1,4 @@
-"""The named sets: digits comes with scikit-learn; cifar10, cifar100 and tiny-imagenet are read from their official archives."""
+"""The named sets: digits comes with scikit-learn; the others are read from their official archives."""
 
 import http.client
 import tarfile
@@ -8,7 +8,7 @@ import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from raydd.errors import DataError
 DIGITS = SourceInfo((1, 8, 8), 10, 1297, 500)
 CIFAR10 = SourceInfo((3, 32, 32), 10, 50_000, 10_000, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100 = SourceInfo((3, 32, 32), 100, 50_000, 10_000, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+MNIST = SourceInfo((1, 28, 28), 10, 60_000, 10_000, (0.1307,), (0.3081,))
+FASHION = SourceInfo((1, 28, 28), 10, 60_000, 10_000, (0.2861,), (0.3530,))
+SVHN = SourceInfo((3, 32, 32), 10, 73_257, 26_032, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 TINY = SourceInfo((3, 64, 64), 200, 100_000, 10_000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 PROBE_SECONDS = 5.0  # how long a download server may take to answer before raydd says what to fetch by hand
@@ -85,7 +88,8 @@ def _cifar(name: str, reader: Any, root: Path) -> Source:
     parts = [*reader.train_list, *reader.test_list, [reader.meta["filename"]]]
     files = tuple((part[0], root / reader.base_folder / part[0]) for part in parts)
     if not all(path.is_file() for _, path in files):
-        _unpack_cifar(name, reader, root)
+        archive = [(root / reader.filename, reader.tgz_md5)]
+        _obtain(name, root, archive, reader.url, lambda: reader(str(root), download=True))
     return Source(name, lambda: _read_cifar(name, reader, root), files)
 
 
@@ -100,20 +104,27 @@ def _read_cifar(name: str, reader: Any, root: Path) -> Content:
     return Content(tuple(train.classes), *splits)
 
 
-def _unpack_cifar(name: str, reader: Any, root: Path) -> None:
-    """Unpack the archive in `root`, after downloading it where it is absent. Raises `DataError` saying what to put where."""
+def _obtain(name: str, root: Path, wanted: list[tuple[Path, str]], url: str, fetch: Callable[[], Any]) -> None:
+    """Fetch, or where they are there unpack, the official archives `wanted` (path, MD5) below `root`.
+
+    `fetch` downloads what is absent, if the server of `url` answers, and unpacks. Raises `DataError` saying what to put where.
+    """
     from torchvision.datasets.utils import check_integrity
 
-    archive = root / reader.filename
-    if archive.is_file() and not check_integrity(str(archive), reader.tgz_md5):
-        raise DataError(f"--data={name}: {archive} is damaged or not the official archive (MD5 {reader.tgz_md5}); replace it.")
-    by_hand = f"put {reader.filename} (MD5 {reader.tgz_md5}) into {root}, or point --data.root at the folder that has it"
-    if not archive.is_file() and not _answers(reader.url):
+    folder = wanted[0][0].parent
+    for archive, md5 in wanted:
+        if archive.is_file() and not check_integrity(str(archive), md5):
+            raise DataError(f"--data={name}: {archive} is damaged or not the official archive (MD5 {md5}); replace it.")
+    absent = [(archive, md5) for archive, md5 in wanted if not archive.is_file()]
+    names = ", ".join(f"{archive.name} (MD5 {md5})" for archive, md5 in absent or wanted)
+    what = "it" if folder == root else folder.relative_to(root)
+    by_hand = f"put {names} into {folder}, or point --data.root at the folder that has {what}"
+    if absent and not _answers(url):
         raise DataError(f"--data={name}: not found in {root}, and the download server does not answer. By hand: {by_hand}.")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(archive):
-            reader(str(root), download=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(wanted[0][0]):
+            fetch()
     except (OSError, RuntimeError) as error:
         raise DataError(f"--data={name}: the archive could not be fetched or unpacked ({error}); {by_hand}.") from error
 
@@ -130,6 +141,70 @@ def _answers(url: str) -> bool:
     thread.start()
     thread.join(PROBE_SECONDS)
     return answered.is_set()
+
+
+@source("mnist", info=MNIST)
+def mnist(location: str, config: DataConfig) -> Source:
+    """MNIST, from `data.root`: the four official files in MNIST/raw, packed (.gz) or not."""
+    from torchvision.datasets import MNIST as Reader
+
+    return _mnist("mnist", Reader, data_root(config))
+
+
+@source("fashionmnist", info=FASHION)
+def fashionmnist(location: str, config: DataConfig) -> Source:
+    """FashionMNIST, from `data.root`: the four official files in FashionMNIST/raw, packed (.gz) or not."""
+    from torchvision.datasets import FashionMNIST as Reader
+
+    return _mnist("fashionmnist", Reader, data_root(config))
+
+
+def _mnist(name: str, reader: Any, root: Path) -> Source:
+    folder = root / reader.__name__ / "raw"
+    files = tuple((path.name, path) for path in (folder / archive.removesuffix(".gz") for archive, _ in reader.resources))
+    if not all(path.is_file() for _, path in files):
+        wanted = [(folder / archive, md5) for archive, md5 in reader.resources]
+        _obtain(name, root, wanted, reader.mirrors[0] + wanted[0][0].name, lambda: reader(str(root), download=True))
+    return Source(name, lambda: _read_mnist(name, reader, folder), files)
+
+
+def _read_mnist(name: str, reader: Any, folder: Path) -> Content:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    splits = []
+    for word, prefix in (("training", "train"), ("test", "t10k")):
+        try:
+            images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte")).numpy()
+            labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")).numpy()
+        except (RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            text = f"--data={name}: files in {folder} are damaged; remove those without .gz there and try again."
+            raise DataError(text) from error
+        splits.append(_arrays(f"{name} {word} image", images, labels))
+    return Content(tuple(label.split(" - ")[0] for label in reader.classes), *splits)  # "0 - zero" is 0
+
+
+@source("svhn", info=SVHN)
+def svhn(location: str, config: DataConfig) -> Source:
+    """SVHN, cropped digits, from `data.root`: train_32x32.mat and test_32x32.mat. The extra images are not used."""
+    from torchvision.datasets import SVHN as Reader
+
+    root = data_root(config)
+    parts = {split: Reader.split_list[split] for split in ("train", "test")}
+    files = tuple((name, root / name) for _, name, _ in parts.values())
+    if not all(path.is_file() for _, path in files):
+        wanted = [(root / name, md5) for _, name, md5 in parts.values()]
+        _obtain("svhn", root, wanted, parts["train"][0], lambda: [Reader(str(root), split, download=True) for split in parts])
+    return Source("svhn", lambda: _read_svhn(Reader, root), files)
+
+
+def _read_svhn(reader: Any, root: Path) -> Content:
+    try:
+        train, test = reader(str(root), "train"), reader(str(root), "test")  # which check MD5 sums, and make label 10 the digit 0
+    except RuntimeError as error:
+        raise DataError(f"--data=svhn: train_32x32.mat or test_32x32.mat in {root} is damaged; remove it and try again.") from error
+    parts = {"training": train, "test": test}
+    splits = [_arrays(f"svhn {word} image", part.data.transpose(0, 2, 3, 1), part.labels) for word, part in parts.items()]
+    return Content(tuple(str(label) for label in range(10)), *splits)
 
 
 @source("tiny-imagenet", info=TINY)

@@ -1,6 +1,7 @@
 """The named sets, with small stand-ins for the official archives."""
 
 import contextlib
+import gzip
 import hashlib
 import pickle
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torchvision.datasets as official
 
 from raydd.config import DataConfig
@@ -124,6 +126,80 @@ def test_slow_name_look_up_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(named.urllib.request, "urlopen", look_up)
     assert not named._answers("http://nowhere.invalid/")
     released.set()
+
+
+@pytest.fixture(params=[official.MNIST, official.FashionMNIST])
+def idx_files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[type, Path]:
+    """A reader, and the folder with its four packed files: 20 images for training, 10 for testing, with checksums to match."""
+    reader, rng = request.param, np.random.default_rng(0)
+    folder, sums = tmp_path / reader.__name__ / "raw", []
+    folder.mkdir(parents=True)
+    for prefix, count in (("train", 20), ("t10k", 10)):
+        images, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for name, magic, values in ((f"{prefix}-images-idx3-ubyte.gz", 2051, images), (f"{prefix}-labels-idx1-ubyte.gz", 2049, labels)):
+            packed = gzip.compress(np.array([magic, *values.shape], ">i4").tobytes() + values.tobytes())
+            (folder / name).write_bytes(packed)
+            sums.append((name, hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(reader, "resources", sums)
+    monkeypatch.setattr(named, "_answers", lambda url: False)
+    return reader, folder
+
+
+def test_idx_files_are_unpacked_and_read(idx_files: tuple[type, Path], tmp_path: Path):
+    reader, folder = idx_files
+    config = DataConfig(source=reader.__name__.lower(), root=str(tmp_path))
+    dataset = load(config)
+    assert (dataset.mean, dataset.std) == {"mnist": ((0.1307,), (0.3081,)), "fashionmnist": ((0.2861,), (0.3530,))}[config.source]
+    assert dataset.shape == (1, 28, 28) and dataset.test.labels.tolist() == list(range(10))
+    assert dataset.classes[0] == {"mnist": "0", "fashionmnist": "T-shirt/top"}[config.source]
+    first = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    assert np.array_equal(dataset.train.images[:, 0], first)
+    for packed in folder.glob("*.gz"):
+        packed.unlink()
+    assert load(config).fingerprint == dataset.fingerprint
+    path = folder / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"raw are damaged; remove those without \.gz"):
+        load(config)
+
+
+def test_absent_or_damaged_idx_files(idx_files: tuple[type, Path], tmp_path: Path):
+    reader, folder = idx_files
+    config = DataConfig(source=reader.__name__.lower(), root=str(tmp_path))
+    labels = folder / "t10k-labels-idx1-ubyte.gz"
+    content = labels.read_bytes()
+    labels.unlink()
+    inside = f"{reader.__name__}/raw"
+    wanted = rf"put t10k-labels-idx1-ubyte\.gz \(MD5 \w+\) into {tmp_path}/{inside}, or point --data\.root at .* has {inside}\."
+    with pytest.raises(DataError, match=wanted):
+        load(config)
+    labels.write_bytes(content[:-1])
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte\.gz is damaged or not the official archive \(MD5"):
+        load(config)
+
+
+def test_svhn_files_are_read_and_ten_is_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng, parts = np.random.default_rng(0), {}
+    for split, count in (("train", 20), ("test", 10)):
+        path = tmp_path / f"{split}_32x32.mat"
+        images = rng.integers(0, 256, (32, 32, 3, count), np.uint8)
+        scipy.io.savemat(path, {"X": images, "y": (np.arange(count) % 10 + 1)[:, None].astype(np.uint8)})
+        parts[split] = ["http://nowhere.invalid/", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(official.SVHN, "split_list", parts)
+    monkeypatch.setattr(named, "_answers", lambda url: False)
+    config = DataConfig(source="svhn", root=str(tmp_path))
+    dataset = load(config)
+    assert dataset.shape == (3, 32, 32) and dataset.test.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert dataset.mean == (0.4377, 0.4438, 0.4728) and dataset.std == (0.1980, 0.2010, 0.1970)
+    first = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 20), np.uint8)
+    assert np.array_equal(dataset.train.images, first.transpose(3, 2, 0, 1))
+    test = tmp_path / "test_32x32.mat"
+    test.write_bytes(test.read_bytes()[:-5])
+    with pytest.raises(DataError, match=r"test_32x32\.mat in .* is damaged"):
+        load(config)
+    test.unlink()
+    with pytest.raises(DataError, match=rf"put test_32x32\.mat \(MD5 \w+\) into {tmp_path}, or point --data\.root"):
+        load(config)
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ""])
