@@ -8,6 +8,9 @@ The `_tangent` functions carry every value together with its derivative along a 
 so that a pair costs one library call: (value, tangent) on the way up, (tangent, value) on the way down. The product rule of the
 weight gradient, tangent of the output with the input plus output with the tangent of the input, is then one call over the stack.
 
+`tangent` and `pull` give the derivative along a direction that is known only after the gradient, and with respect to the images alone:
+they go up and down a second time, from what `forward` and `backward` kept.
+
 Maps are contiguous (B, H, W, C), the layout in which convolutions on a CPU are fastest. A tiled block convolves raised maps
 (`convnet_tiles`): its weights, and the gradient of them that it adds to, are raised too.
 """
@@ -57,6 +60,24 @@ class Saved(NamedTuple):
     slope: Tensor | None = None
 
 
+class Kept(NamedTuple):
+    """What the second way down needs from the first: the (raised) gradient at the convolution's output, and for normalisation h and dot.
+
+    See `_norm_backward_tangent` for these two.
+    """
+
+    du: Tensor
+    h: Tensor | None = None
+    dot: Tensor | None = None
+
+
+class Moved(NamedTuple):
+    """What the second way down needs from the second way up, for normalisation: the tangent of xhat, and slope as in `Saved`."""
+
+    xhat: Tensor
+    slope: Tensor | None = None
+
+
 def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H', W', O) for the input map (B, H, W, I)."""
     x = _raise(form, x)
@@ -69,18 +90,52 @@ def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     return _pool(form, y), Saved(x, y, xhat, inverse)
 
 
-def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to_input: bool = False) -> Tensor | None:
-    """Add the gradient of the parameters to `grad`; return that of the input map when `to_input`."""
+def backward(
+    form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to_input: bool = False, keep: bool = False
+) -> tuple[Tensor | None, Kept]:
+    """Add the gradient of the parameters to `grad`; return that of the input map when `to_input`, and what `pull` needs when `keep`."""
     du = _spread(form, dp[None], saved.y)[0]
+    h, dot = None, None
     if form.norm:
         mean, dot = _mean(du), _mean(du * saved.xhat)
         _add_norm(grad, saved.y, mean, dot)
-        du.sub_(mean).addcmul_(saved.xhat, dot, value=-1).mul_(layer.scale * saved.inverse)
+        h, a = du.sub_(mean).addcmul_(saved.xhat, dot, value=-1), layer.scale * saved.inverse
+        du = h * a if keep else h.mul_(a)
     else:
         grad.bias.add_(du.sum((0, 1, 2)))
-    dx, dweight = _pull(form, _raise_gradient(form, du), saved.x, layer.weight, to_input)
+    du = _raise_gradient(form, du)
+    dx, dweight = _pull(form, du, saved.x, layer.weight, to_input)
     grad.weight.add_(dweight)
-    return _lower_gradient(form, dx) if to_input else None
+    return (_lower_gradient(form, dx) if to_input else None), Kept(du, h, dot)
+
+
+def tangent(form: Form, layer: Layer, along: Layer, saved: Saved, x: Tensor | None) -> tuple[Tensor, Moved]:
+    """Second way up: tangent (B, H', W', O) of the output map for that of the input map (B, H, W, I), None for one that does not move."""
+    moved = _convolve(form, saved.x, along.weight)
+    if x is not None:
+        moved += _convolve(form, _raise(form, x), layer.weight)
+    moved = _lower(form, moved)
+    if not form.norm:
+        return _pool(form, masked(moved.add_(along.bias), saved.y, out=moved)), Moved(moved)
+    slope = _mean(saved.xhat * moved)
+    moved.sub_(_mean(moved)).addcmul_(saved.xhat, slope, value=-1).mul_(saved.inverse)
+    y = torch.addcmul(along.shift, saved.xhat, along.scale).addcmul_(moved, layer.scale)
+    return _pool(form, masked(y, saved.y, out=y)), Moved(moved, slope)
+
+
+def pull(form: Form, layer: Layer, along: Layer, saved: Saved, kept: Kept, moved: Moved, dp: Tensor) -> Tensor:
+    """Second way down: tangent of the gradient of the input map (B, H, W, I) for that of the output map (B, H', W', O)."""
+    du = _spread(form, dp[None], saved.y)[0]
+    if form.norm:
+        # As in `_norm_backward_tangent`, where mean(v * tangent of xhat) = mean(h * it) + dot * eps * inverse^3 * slope.
+        inverse, slope = saved.inverse, moved.slope
+        dot = _mean((du * saved.xhat).addcmul_(kept.h, moved.xhat)) + kept.dot * EPS * inverse**3 * slope
+        du.sub_(_mean(du)).addcmul_(moved.xhat, kept.dot, value=-1).addcmul_(saved.xhat, dot, value=-1)
+        a = layer.scale * inverse
+        du.mul_(a).addcmul_(kept.h, along.scale * inverse - a * inverse * slope)
+    dx = _pull_input(form, _raise_gradient(form, du), saved.x, layer.weight)
+    dx += _pull_input(form, kept.du, saved.x, along.weight)
+    return _lower_gradient(form, dx)
 
 
 def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:

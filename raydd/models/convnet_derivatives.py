@@ -13,7 +13,7 @@ these: specs/mtt_pdd.md sections 6.4 and 6.5; forward over reverse for bilevel g
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -68,12 +68,29 @@ class ConvNetSpec:
         return tuple(side >> self.depth if self.pool else side for side in sides)
 
 
-class _Parameters(NamedTuple):
-    """Parts of a flat vector: the blocks, and the classifier (classes, F) and (classes,)."""
+class Parameters(NamedTuple):
+    """Parts of a flat vector: the blocks, and the classifier (classes, F) and (classes,), its columns in (row, column, channel) order."""
 
     layers: list[Layer]
     weight: Tensor
     bias: Tensor
+
+
+Pullback = Callable[[Tensor, Tensor | None], Tensor]
+
+
+class _Way(NamedTuple):
+    """What one chunk keeps of its first way up and down, for the second one.
+
+    saved, kept  of every block, by its module; features (B, F); (B, classes): logits, softmax, and the loss's gradient in the logits
+    """
+
+    saved: list
+    kept: list
+    features: Tensor
+    logits: Tensor
+    chance: Tensor
+    towards: Tensor
 
 
 def supports(config: ModelConfig) -> bool:
@@ -99,11 +116,43 @@ def gradient(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor) -
 
     images (B, C, H, W), labels int64 (B,); float32 or float64. The gradient of a convolution bias before a normalisation is zero.
     """
-    network, total, loss = _ready(spec, theta), torch.zeros_like(theta), theta.new_zeros(())
+    return gradient_at(spec, prepare(spec, theta), images, labels)[:2]
+
+
+@torch.no_grad()
+def gradient_at(spec: ConvNetSpec, network: Parameters, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same two for parameters from `prepare`, which serve any number of batches, and the mean feature (F,)."""
+    total, loss, features = images.new_zeros(sum(_sizes(spec))), images.new_zeros(()), 0
     grad = _accumulators(spec, total)
     for x, y in _chunks(spec, images, labels):
-        loss += _gradient_of_chunk(spec, network, grad, x, y, 1 / len(labels))
-    return loss, _flat(spec, total, grad)
+        way = _first_way(spec, network, grad, x, y, 1 / len(labels), keep=False)
+        loss += cross_entropy(way.logits, y, reduction="sum") / len(labels)
+        features = features + way.features.sum(0)
+    return loss, _flat(spec, total, grad), _by_channel(spec, features / len(labels))
+
+
+@torch.no_grad()
+def gradient_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Pullback]:
+    """The gradient g (P,) of the mean cross-entropy in theta, the mean feature (F,), and a function for d<g, direction>/d images.
+
+    network  from `prepare`; images (B, C, H, W), labels int64 (B,); float32 or float64
+
+    The function takes a direction (P,), and the derivative (F,) of anything more in the mean feature, or None; it returns
+    (B, C, H, W). It keeps the maps of the batch, and forms no derivative in theta, nor any value a second time.
+    """
+    total, features, ways = images.new_zeros(sum(_sizes(spec))), 0, []
+    grad = _accumulators(spec, total)
+    for x, y in _chunks(spec, images, labels):
+        ways.append(_first_way(spec, network, grad, x, y, 1 / len(labels), keep=True))
+        features = features + ways[-1].features.sum(0)
+
+    @torch.no_grad()
+    def pullback(direction: Tensor, towards_mean: Tensor | None = None) -> Tensor:
+        along = prepare(spec, direction)
+        extra = None if towards_mean is None else _by_pixel(spec, towards_mean) / len(labels)
+        return _image_order([_second_way(spec, network, along, way, extra, 1 / len(labels)) for way in ways])
+
+    return _flat(spec, total, grad), _by_channel(spec, features / len(labels)), pullback
 
 
 @torch.no_grad()
@@ -112,62 +161,98 @@ def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tenso
 
     theta and direction (P,), images (B, C, H, W), labels int64 (B,); float32 or float64.
     """
-    network, along = _ready(spec, theta), _ready(spec, direction)
+    network, along = prepare(spec, theta), prepare(spec, direction)
     total, slope, towards_images = torch.zeros_like(theta), theta.new_zeros(()), []
     grad = _accumulators(spec, total)
     for x, y in _chunks(spec, images, labels):
         moved, towards = _adjoint_of_chunk(spec, network, along, grad, x, y, 1 / len(labels))
         slope += moved
-        towards_images.append(towards.permute(0, 3, 1, 2))
-    return slope, _flat(spec, total, grad), torch.cat(towards_images).contiguous()
+        towards_images.append(towards)
+    return slope, _flat(spec, total, grad), _image_order(towards_images)
 
 
-def _gradient_of_chunk(spec: ConvNetSpec, network: _Parameters, grad: _Parameters, x: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Add the gradient of `share` times the summed loss of a chunk to `grad`; return that loss."""
-    first, forms, saved = _first(spec), spec.forms(x.device.type), []
-    for block, layer in enumerate(network.layers):
-        x, kept = (first if block == 0 else convnet_block).forward(forms[block], layer, x)
-        saved.append(kept)
+def _first_way(spec: ConvNetSpec, network: Parameters, grad: Parameters, x: Tensor, labels: Tensor, share: float, keep: bool) -> _Way:
+    """A chunk up and down: add the gradient of `share` times its summed loss to `grad`. Without `keep` the maps are written over."""
+    modules, forms, saved, kept = _modules(spec), spec.forms(x.device.type), [], []
+    for module, form, layer in zip(modules, forms, network.layers, strict=True):
+        x, values = module.forward(form, layer, x)
+        saved.append(values)
     features = x.flatten(1)
     logits = torch.addmm(network.bias, features, network.weight.T)
-    loss = cross_entropy(logits, labels, reduction="sum") * share
-    towards = _minus_one(logits.softmax(1), labels).mul_(share)
+    chance = logits.softmax(1)
+    towards = _minus_one(chance.clone(), labels).mul_(share)
     grad.weight.addmm_(towards.T, features)
     grad.bias.add_(towards.sum(0))
     dp = (towards @ network.weight).view_as(x)
-    for block in range(spec.depth - 1, 0, -1):
-        dp = convnet_block.backward(forms[block], network.layers[block], saved[block], dp, grad.layers[block], to_input=True)
-    first.backward(forms[0], network.layers[0], saved[0], dp, grad.layers[0])
-    return loss
+    for block in reversed(range(spec.depth)):
+        place = forms[block], network.layers[block], saved[block], dp, grad.layers[block]
+        dp, values = modules[block].backward(*place, to_input=block > 0, keep=keep)
+        kept.insert(0, values)
+    return _Way(saved, kept, features, logits, chance, towards)
+
+
+def _second_way(spec: ConvNetSpec, network: Parameters, along: Parameters, way: _Way, extra: Tensor | None, share: float) -> Tensor:
+    """The image gradient (B, H, W, C) of <g, direction> for one chunk, and of <`extra` (F,), its features> added up."""
+    modules, forms, x, moved = _modules(spec), spec.forms(way.features.device.type), None, []
+    for place in zip(modules, forms, network.layers, along.layers, way.saved, strict=True):
+        x, values = place[0].tangent(*place[1:], x)
+        moved.append(values)
+    logits = torch.addmm(along.bias, way.features, along.weight.T).addmm_(x.flatten(1), network.weight.T)
+    dp = torch.addmm(way.towards @ along.weight, _softmax_moved(way.chance, logits) * share, network.weight)
+    dp = (dp if extra is None else dp.add_(extra)).view_as(x)
+    for block in reversed(range(spec.depth)):
+        place = forms[block], network.layers[block], along.layers[block], way.saved[block], way.kept[block], moved[block]
+        dp = modules[block].pull(*place, dp)
+    return dp
 
 
 def _adjoint_of_chunk(
-    spec: ConvNetSpec, network: _Parameters, along: _Parameters, grad: _Parameters, x: Tensor, labels: Tensor, share: float
+    spec: ConvNetSpec, network: Parameters, along: Parameters, grad: Parameters, x: Tensor, labels: Tensor, share: float
 ) -> tuple[Tensor, Tensor]:
     """Add the tangent of the chunk's gradient to `grad`; return the tangents of its loss () and of its image gradient (B, H, W, C)."""
-    first, forms, saved = _first(spec), spec.forms(x.device.type), []
-    for block, (layer, direction) in enumerate(zip(network.layers, along.layers, strict=True)):
-        x, kept = (first if block == 0 else convnet_block).forward_tangent(forms[block], layer, direction, x)
+    modules, forms, saved = _modules(spec), spec.forms(x.device.type), []
+    for module, form, layer, direction in zip(modules, forms, network.layers, along.layers, strict=True):
+        x, kept = module.forward_tangent(form, layer, direction, x)
         saved.append(kept)
     features, features_moved = x.flatten(2)
     chance = torch.addmm(network.bias, features, network.weight.T).softmax(1)
     logits_moved = torch.addmm(along.bias, features, along.weight.T).addmm_(features_moved, network.weight.T)
-    # derivative of softmax p along z': p * (z' - <p, z'>)
-    towards_moved = chance * (logits_moved - (chance * logits_moved).sum(1, keepdim=True)) * share
+    towards_moved = _softmax_moved(chance, logits_moved) * share
     towards = _minus_one(chance, labels).mul_(share)
     slope = (towards * logits_moved).sum()
     grad.weight.addmm_(towards_moved.T, features).addmm_(towards.T, features_moved)
     grad.bias.add_(towards_moved.sum(0))
     dp = torch.stack([torch.addmm(towards @ along.weight, towards_moved, network.weight), towards @ network.weight]).view_as(x)
-    for block in range(spec.depth - 1, -1, -1):
-        module = first if block == 0 else convnet_block
-        dp = module.backward_tangent(forms[block], network.layers[block], along.layers[block], saved[block], dp, grad.layers[block])
+    for block in reversed(range(spec.depth)):
+        place = forms[block], network.layers[block], along.layers[block], saved[block], dp, grad.layers[block]
+        dp = modules[block].backward_tangent(*place)
     return slope, dp
 
 
-def _first(spec: ConvNetSpec) -> ModuleType:
-    """The module that computes the first block."""
-    return convnet_first_block if convnet_first_block.folds(spec.forms()[0], spec.shape, spec.width) else convnet_block
+def _modules(spec: ConvNetSpec) -> list[ModuleType]:
+    """The module that computes each block."""
+    first = convnet_first_block if convnet_first_block.folds(spec.forms()[0], spec.shape, spec.width) else convnet_block
+    return [first] + [convnet_block] * (spec.depth - 1)
+
+
+def _softmax_moved(chance: Tensor, logits: Tensor) -> Tensor:
+    """Derivative of the softmax p along z': p * (z' - <p, z'>)."""
+    return chance * (logits - (chance * logits).sum(1, keepdim=True))
+
+
+def _image_order(chunks: list[Tensor]) -> Tensor:
+    """Chunks (B, H, W, C) as one batch (B, C, H, W)."""
+    return torch.cat(chunks).permute(0, 3, 1, 2).contiguous()
+
+
+def _by_channel(spec: ConvNetSpec, features: Tensor) -> Tensor:
+    """A feature vector (F,) in the order of the network, channel first, from (row, column, channel) order."""
+    return features.view(*spec.sides(), spec.width).permute(2, 0, 1).flatten()
+
+
+def _by_pixel(spec: ConvNetSpec, features: Tensor) -> Tensor:
+    """The inverse of `_by_channel`."""
+    return features.view(spec.width, *spec.sides()).permute(1, 2, 0).flatten()
 
 
 def _minus_one(chance: Tensor, labels: Tensor) -> Tensor:
@@ -188,19 +273,19 @@ def chunk_size(spec: ConvNetSpec, images: Tensor) -> int:
     return max(1, CHUNK_BYTES.get(images.device.type, OTHER_CHUNK_BYTES) // (spec.width * pixels * images.element_size()))
 
 
-def _views(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
-    """The parameters in theta (P,), block by block; only the classifier's weight is a copy, its columns in (row, column, channel) order."""
+def _views(spec: ConvNetSpec, theta: Tensor) -> Parameters:
+    """The parameters in theta (P,), block by block; only the classifier's weight is a copy."""
     channels, layers, parts = spec.shape[0], [], list(theta.split(_sizes(spec)))
     for _ in range(spec.depth):
         weight = parts.pop(0).view(spec.width, channels, 3, 3)
         layers.append(Layer(weight, parts.pop(0), *([parts.pop(0), parts.pop(0)] if spec.norm else [None, None])))
         channels = spec.width
     weight = parts[0].view(spec.classes, spec.width, *spec.sides()).permute(0, 2, 3, 1)
-    return _Parameters(layers, weight.clone(memory_format=torch.contiguous_format).flatten(1), parts[1])
+    return Parameters(layers, weight.clone(memory_format=torch.contiguous_format).flatten(1), parts[1])
 
 
-def _ready(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
-    """Parameters with the weights as the convolutions want them: raised, or laid out channels last, once for all chunks."""
+def prepare(spec: ConvNetSpec, theta: Tensor) -> Parameters:
+    """The parameters in theta (P,) with the weights as the convolutions want them: raised, or laid out channels last, once for all."""
     parameters, layers = _views(spec, theta), []
     for form, layer in zip(spec.forms(theta.device.type), parameters.layers, strict=True):
         raised = convnet_tiles.raise_weight(layer.weight) if form.tiled else layer.weight
@@ -208,7 +293,7 @@ def _ready(spec: ConvNetSpec, theta: Tensor) -> _Parameters:
     return parameters._replace(layers=layers)
 
 
-def _accumulators(spec: ConvNetSpec, total: Tensor) -> _Parameters:
+def _accumulators(spec: ConvNetSpec, total: Tensor) -> Parameters:
     """Where the chunks add up: views of `total` (P,), zeros; the raised weights and the classifier's weight are apart from it."""
     parameters = _views(spec, total)
     layers = [
@@ -218,7 +303,7 @@ def _accumulators(spec: ConvNetSpec, total: Tensor) -> _Parameters:
     return parameters._replace(layers=layers)
 
 
-def _flat(spec: ConvNetSpec, total: Tensor, grad: _Parameters) -> Tensor:
+def _flat(spec: ConvNetSpec, total: Tensor, grad: Parameters) -> Tensor:
     """`total` (P,) with those parts of its accumulators that are apart from it put in their places."""
     for form, layer, part in zip(spec.forms(total.device.type), _views(spec, total).layers, grad.layers, strict=True):
         if form.tiled:

@@ -28,7 +28,7 @@ from raydd.models.convnet_block import EPS, Form, Layer, masked
 class Saved(NamedTuple):
     """Patches (B, K + 1, pixels), their S (B, K, K), the activation (B, pixels, O), `inverse` (B, O), h = S w and A (B, O, K).
 
-    In the tangent pass also the tangents of the activation, A, `inverse` and a.
+    `sides` are the height and width of the output map. In the tangent pass also the tangents of the activation, A, `inverse` and a.
     The way down writes over the maps.
     """
 
@@ -38,10 +38,26 @@ class Saved(NamedTuple):
     inverse: Tensor
     h: Tensor
     weights: Tensor
+    sides: tuple[int, int]
     y_moved: Tensor | None = None
     weights_moved: Tensor | None = None
     inverse_moved: Tensor | None = None
     a_moved: Tensor | None = None
+
+
+class Kept(NamedTuple):
+    """What the second way down needs from the first: the gradient of the output map, G (B, O, K) and t (B, O)."""
+
+    dp: Tensor
+    g: Tensor
+    t: Tensor
+
+
+class Moved(NamedTuple):
+    """What the second way down needs from the second way up: the tangents of A (B, O, K) and of `inverse` (B, O)."""
+
+    weights: Tensor
+    inverse: Tensor
 
 
 def folds(form: Form, shape: tuple[int, int, int], width: int) -> bool:
@@ -53,30 +69,55 @@ def folds(form: Form, shape: tuple[int, int, int], width: int) -> bool:
 def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H / 2, W / 2, O) for images (B, H, W, C)."""
     saved = _prepare(form, layer, x)
-    return _pool(form, x, saved.y)[0], saved
+    return _pool(saved.sides, saved.y)[0], saved
 
 
-def backward(form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer) -> None:
-    """Add the gradient of the parameters to `grad`."""
-    g, shift = _to_patches(_spread(dp, saved.y, saved.y), saved.patches)
+def backward(
+    form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to_input: bool = False, keep: bool = False
+) -> tuple[None, Kept]:
+    """Add the gradient of the parameters to `grad`; return what `pull` needs. Without `keep` the activation is written over."""
+    g, shift = _to_patches(_spread(dp, saved.y, torch.empty_like(saved.y) if keep else saved.y), saved.patches)
     weight = layer.weight.flatten(1)
     t = (g * weight).sum(2)
     c = layer.scale * saved.inverse**3 * t
     grad.shift.add_(shift.sum(0))
     grad.scale.add_((saved.inverse * t).sum(0))
     grad.weight.add_(_combine((layer.scale * saved.inverse, g), (-c, saved.h)).view_as(grad.weight))
+    return None, Kept(dp, g, t)
+
+
+def tangent(form: Form, layer: Layer, along: Layer, saved: Saved, x: None) -> tuple[Tensor, Moved]:
+    """Second way up: tangent (B, H / 2, W / 2, O) of the output map; images do not move."""
+    weights, inverse, _ = _moved(layer, along, saved)
+    y = torch.bmm(saved.patches.mT, _with_shift(weights, along.shift))
+    return _pool(saved.sides, masked(y, saved.y, out=y))[0], Moved(weights, inverse)
+
+
+def pull(form: Form, layer: Layer, along: Layer, saved: Saved, kept: Kept, moved: Moved, dp: Tensor) -> Tensor:
+    """Second way down: tangent of the gradient of the images (B, H, W, C) for that (B, H / 2, W / 2, O) of the output map."""
+    dv = _spread(kept.dp, saved.y, torch.empty_like(saved.y))
+    images = torch.bmm(moved.weights.mT, dv.mT)
+    dv = _spread(dp, saved.y, dv)
+    images.baddbmm_(saved.weights.mT, dv.mT)
+    # a <G', w> for the tangent G' of G, without G': where dv is not zero, y = a <w, P> + shift
+    at_moved = (dv * saved.y).sum(1) - layer.shift * dv.sum(1)
+    weight, weight_along, inverse, t = layer.weight.flatten(1), along.weight.flatten(1), saved.inverse, kept.t
+    c = layer.scale * inverse**3 * t
+    c_moved = along.scale * inverse**3 * t + 3 * layer.scale * inverse**2 * moved.inverse * t
+    c_moved += inverse**2 * at_moved + layer.scale * inverse**3 * (kept.g * weight_along).sum(2)
+    outer = _outer_moved(weight, weight_along, c, c_moved)
+    images.baddbmm_(outer, saved.patches[:, :-1], alpha=-1 / images.shape[2])
+    return _fold(images, form, saved.sides)
 
 
 def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Stacked output map (value, tangent) (2, B, H / 2, W / 2, O) for images (B, H, W, C)."""
     saved = _prepare(form, layer, x)
-    inverse_moved = -(saved.inverse**3) * (saved.h * along.weight.flatten(1)).sum(2)
-    a_moved = along.scale * saved.inverse + layer.scale * inverse_moved
-    moved = a_moved[:, :, None] * layer.weight.flatten(1) + (layer.scale * saved.inverse)[:, :, None] * along.weight.flatten(1)
+    moved, inverse_moved, a_moved = _moved(layer, along, saved)
     y_moved = torch.bmm(saved.patches.mT, _with_shift(moved, along.shift))
     masked(y_moved, saved.y, out=y_moved)
     saved = saved._replace(y_moved=y_moved, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
-    return _pool(form, x, saved.y, y_moved), saved
+    return _pool(saved.sides, saved.y, y_moved), saved
 
 
 def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
@@ -98,10 +139,22 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
     h_moved = weight_along @ saved.second
     terms = ((saved.a_moved, g), (scale * inverse, g_moved), (-c_moved, saved.h), (-c, h_moved))
     grad.weight.add_(_combine(*terms).view_as(grad.weight))
-    # tangent of sum_o c_o w_o w_o'
-    outer = (c_moved[:, :, None] * weight + c[:, :, None] * weight_along).mT @ weight + (c[:, :, None] * weight).mT @ weight_along
+    outer = _outer_moved(weight, weight_along, c, c_moved)
     images.baddbmm_(outer, saved.patches[:, :-1], alpha=-1 / images.shape[2])
-    return _fold(images, form, dp)
+    return _fold(images, form, saved.sides)
+
+
+def _moved(layer: Layer, along: Layer, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
+    """Tangents of A (B, O, K), of `inverse` (B, O) and of a (B, O)."""
+    weight, weight_along = layer.weight.flatten(1), along.weight.flatten(1)
+    inverse = -(saved.inverse**3) * (saved.h * weight_along).sum(2)
+    a = along.scale * saved.inverse + layer.scale * inverse
+    return a[:, :, None] * weight + (layer.scale * saved.inverse)[:, :, None] * weight_along, inverse, a
+
+
+def _outer_moved(weight: Tensor, weight_along: Tensor, c: Tensor, c_moved: Tensor) -> Tensor:
+    """Tangent (B, K, K) of sum_o c_o w_o w_o'."""
+    return (c_moved[:, :, None] * weight + c[:, :, None] * weight_along).mT @ weight + (c[:, :, None] * weight).mT @ weight_along
 
 
 def _prepare(form: Form, layer: Layer, x: Tensor) -> Saved:
@@ -114,7 +167,7 @@ def _prepare(form: Form, layer: Layer, x: Tensor) -> Saved:
     inverse = (h * weight).sum(2).add_(EPS).rsqrt_()
     weights = (layer.scale * inverse)[:, :, None] * weight
     y = torch.bmm(patches.mT, _with_shift(weights, layer.shift)).relu_()
-    return Saved(patches, second, y, inverse, h, weights)
+    return Saved(patches, second, y, inverse, h, weights, _windows(x, form))
 
 
 def _patches(x: Tensor, form: Form) -> Tensor:
@@ -129,10 +182,10 @@ def _patches(x: Tensor, form: Form) -> Tensor:
     return patches
 
 
-def _fold(patches: Tensor, form: Form, dp: Tensor) -> Tensor:
-    """Adjoint of `_patches` without its last row: gradient of the images (B, H, W, C)."""
+def _fold(patches: Tensor, form: Form, sides: tuple[int, int]) -> Tensor:
+    """Adjoint of `_patches` without its last row: gradient of the images (B, H, W, C), for the sides of the output map."""
     patches = patches - patches.mean(2, keepdim=True)
-    height, width = dp.shape[2:4]
+    height, width = sides
     columns = patches.view(*patches.shape[:2], 2, 2, height, width).permute(0, 1, 4, 2, 5, 3).flatten(2)
     side = (2 * height + 2 - 2 * form.padding, 2 * width + 2 - 2 * form.padding)
     return fold(columns, side, 3, padding=form.padding).permute(0, 2, 3, 1)
@@ -143,11 +196,12 @@ def _windows(x: Tensor, form: Form) -> tuple[int, int]:
     return (x.shape[1] + 2 * form.padding - 2) // 2, (x.shape[2] + 2 * form.padding - 2) // 2
 
 
-def _pool(form: Form, x: Tensor, *maps: Tensor) -> Tensor:
+def _pool(sides: tuple[int, int], *maps: Tensor) -> Tensor:
     """Stacked pooled maps (n, B, H / 2, W / 2, O) of n maps (B, pixels, O)."""
-    pooled = x.new_empty(len(maps), len(x), *_windows(x, form), maps[0].shape[2])
+    count, _, width = maps[0].shape
+    pooled = maps[0].new_empty(len(maps), count, *sides, width)
     for quarters, out in zip(maps, pooled, strict=True):
-        torch.sum(quarters.view(len(x), 4, *out.shape[1:]), 1, out=out)
+        torch.sum(quarters.view(count, 4, *sides, width), 1, out=out)
     return pooled.mul_(0.25)
 
 
