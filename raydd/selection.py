@@ -62,9 +62,9 @@ def _weights(selection: SelectionConfig, losses: list[float], progress: float) -
         best = max(range(len(losses)), key=lambda index: (sign * losses[index], -index))
         return [float(index == best) for index in range(len(losses))]
     signed = [sign * loss for loss in normalised(selection.normalise, losses)]
-    scale = temperature if selection.temperature_place == "multiply" else 1 / temperature
     # Differences first: a tiny temperature then ends in exp(-inf) = 0, never in infinity minus infinity.
-    return [math.exp((value - max(signed)) * scale) for value in signed]
+    gaps = [value - max(signed) for value in signed]
+    return [math.exp(gap * temperature if selection.temperature_place == "multiply" else gap / temperature) for gap in gaps]
 
 
 def schedule(selection: SelectionConfig, progress: float) -> tuple[float, float]:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from raydd import pictures
 from raydd.environment import versions
 from raydd.files import atomic_write_bytes, write_bytes
+from raydd.methods import method
+from raydd.methods.base import slot_count
 from raydd.report import figures, tables
 from raydd.report.gallery import by_class, data_uri, gallery
 from raydd.report.rundata import RunData, Steps, read_run
@@ -101,10 +103,13 @@ def _pairs(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _sizes(run: RunData) -> tuple[int, int]:
-    """How many experts and start epochs the candidates were drawn from."""
-    config, steps = run.config, run.steps
-    experts = config.selection.pool or config.experts.count
-    return max(experts, int(steps.expert.max()) + 1), max(config.mtt.max_start_epoch, int(steps.epoch.max()) + 1)
+    """How many experts and start epochs (or network slots and ages) the candidates were drawn from."""
+    config, steps, entry = run.config, run.steps, method(run.config.method)
+    if entry.networks is None:
+        experts, epochs = config.selection.pool or config.experts.count, entry.start_epochs(config)
+    else:
+        experts, epochs = slot_count(config, entry.networks), 1
+    return max(experts, int(steps.expert.max()) + 1), max(epochs, int(steps.epoch.max()) + 1)
 
 
 def _page(run: RunData, drawn: dict[str, Picture]) -> str:

@@ -13,7 +13,7 @@ from raydd.errors import CheckpointError
 from raydd.files import read_json, read_lines
 from raydd.runfolder import RunFolder
 
-PARTS = ("score", "update", "transfer", "total")
+PARTS = ("score", "prepare", "update", "train", "transfer", "total")
 
 
 @dataclass(frozen=True)

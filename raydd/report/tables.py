@@ -74,13 +74,11 @@ def caution(run: RunData) -> str:
 def time_rows(run: RunData) -> tuple[list[str], np.ndarray, list[list[str]]]:
     """Names and total seconds of the parts of the run, and table rows [part, total, share, median of a step, 90th percentile]."""
     parts = run.steps.seconds
-    known = parts["score"] + parts["update"] + parts["transfer"]
-    by_step = {
-        "score candidates": parts["score"],
-        "update": parts["update"],
-        "Ray and transfer": parts["transfer"],
-        "other": np.maximum(parts["total"] - known, 0.0),
-    }
+    shown = {"score candidates": "score", "update": "update", "Ray and transfer": "transfer"}
+    if run.steps.seconds["train"].any() or run.steps.seconds["prepare"].any():
+        shown |= {"train networks": "train", "prepare networks": "prepare"}
+    by_step = {name: parts[part] for name, part in shown.items()}
+    by_step["other"] = np.maximum(parts["total"] - sum(by_step.values()), 0.0)
     records = [*run.evaluations, *([run.random] if run.random else [])]
     evaluation = float(sum(record.get("seconds") or 0.0 for record in records))
     names = [*by_step, "evaluation"]

@@ -130,4 +130,4 @@ def test_images_of_the_caller_are_left_alone() -> None:
 
 def test_is_registered() -> None:
     entry = method("mtt")
-    assert entry.start_epochs(CONFIG) == 2 and entry.optimiser(CONFIG).lr_images == CONFIG.mtt.lr_img
+    assert entry.start_epochs(CONFIG) == 2 and entry.optimiser(CONFIG, 8, 0).lr_images == CONFIG.mtt.lr_img
