@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -60,14 +60,30 @@ class EvaluateOptions:
 
     path: tyro.conf.Positional[str]
     """A run folder, or its synthetic.safetensors."""
+    model: str = ""
+    """Networks to train, joined by commas, such as convnet,resnet18-bn,vgg11. Default: the run's own."""
+    protocol: str | None = None
+    """How a paper trains and tests: mtt, dc, dsa, dm, cafe, cafe-dsa or idc, with all of its own values. Default: as the run does."""
     nets: int | None = None
-    """Networks. Default: the run's own setting, as for everything below."""
+    """Networks of each kind. Default: the run's own setting; so for everything below, unless a protocol is named."""
     epochs: int | None = None
-    """Passes over the images; the reference trains one more than it names."""
+    """Passes over the images; all protocols but idc train one more than they name."""
     lr: float | None = None
     """Learning rate, for the synthetic and for the real images."""
+    momentum: float | None = None
+    weight_decay: float | None = None
     batch_size: int | None = None
     """Images in a batch."""
+    augment: Literal["protocol", "none", "dsa", "diffaug", "dc"] | None = None
+    """What augments the batches."""
+    strategy: str | None = None
+    """Its operations, joined by `_`."""
+    cutmix: float | None = None
+    """Probability that a batch is mixed by CutMix."""
+    same_compute: bool = False
+    """Divide the epochs by the number of training images that a stored image holds."""
+    samples: int | None = None
+    """Epochs at which the test accuracy is taken; `best` is the highest of them."""
     data: str = ""
     """Where the real images are now, if they have moved: as --data of raydd distill."""
     data_root: str = ""
@@ -267,30 +283,56 @@ def _show(settings: Settings, run: str | None) -> None:
     print(f"raydd: {start}: {text}", file=sys.stderr)
 
 
+_EVALUATION = ("protocol", "nets", "epochs", "lr", "momentum", "weight_decay", "batch_size", "augment", "strategy", "cutmix", "samples")
+
+
 def _evaluate(arguments: list[str]) -> int:
-    from raydd.launch import evaluate
+    from raydd.launch import evaluate_on
+    from raydd.progress import Progress
 
     options = tyro.cli(EvaluateOptions, prog="raydd evaluate", args=arguments, use_underscores=True)
-    given = {name: getattr(options, name) for name in ("nets", "epochs", "lr", "batch_size") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in _EVALUATION if getattr(options, name) is not None}
+    given |= {"same_compute": True} if options.same_compute else {}
+    names = list(dict.fromkeys(name.strip() for name in options.model.split(","))) if options.model else []
     execution = Execution(device=options.device, threads=options.threads)
-    comparison = evaluate(options.path, execution, options.data, options.data_root, **given)
+    try:
+        with Progress() as progress:
+            found = evaluate_on(options.path, names, execution, options.data, options.data_root, progress, **given)
+    except ConfigError as error:  # here the settings of an evaluation have no group before their name
+        raise ConfigError([problem.replace("--evaluation.", "--") for problem in error.problems]) from error
+    summaries = {name: comparison.summary() for name, comparison in found.items()}
+    (first, *more) = summaries.values()
     if options.json:
-        print(json.dumps(comparison.summary()))
+        print(json.dumps({"models": summaries} if more else first))
+    elif more:
+        _print_models(summaries)
     else:
-        _print_evaluation(comparison.summary())
-        best = comparison.summary()["best_accuracy_mean"]
-        print(f"best test accuracy during training (chosen on the test split): {best:.2%}")
+        _print_evaluation(first)
+        print(f"best test accuracy during training (chosen on the test split): {first['best_accuracy_mean']:.2%}")
     return 0
 
 
-def _print_evaluation(summary: dict[str, float] | None, what: str = "synthetic images") -> None:
+def _print_models(summaries: dict[str, dict[str, Any]]) -> None:
+    first = next(iter(summaries.values()))
+    table = Table("network", "synthetic images", "best", "random real images", "passes", box=None, header_style="bold")
+    for name, one in summaries.items():
+        real = f"{one['random_accuracy_mean']:.2%} ± {one['random_accuracy_std']:.2%}"
+        ours = f"{one['accuracy_mean']:.2%} ± {one['accuracy_std']:.2%}"
+        table.add_row(name, ours, f"{one['best_accuracy_mean']:.2%}", real, str(one["epochs"]))
+    Console().print(table)
+    print(f"test accuracy, mean and std over {first['nets']} networks from scratch, protocol {first['settings']['protocol']}")
+    print(f"at rate {first['lr']:.4g}; best: highest during training, chosen on the test split")
+
+
+def _print_evaluation(summary: dict[str, Any] | None, what: str = "synthetic images") -> None:
     if summary is None:
         return
     table = Table("trained on", "test accuracy", f"std over {summary['nets']} nets", box=None, header_style="bold")
     for name, prefix in ((what, ""), ("random real images, same number", "random_")):
         table.add_row(name, f"{summary[prefix + 'accuracy_mean']:.2%}", f"{summary[prefix + 'accuracy_std']:.2%}")
     Console().print(table)
-    print(f"both: {summary['epochs']} passes at rate {summary['lr']:.4g}, networks from scratch")
+    how = f"{summary['epochs']} passes at rate {summary['lr']:.4g}"
+    print(f"both: {how}, networks ({summary['model']}) from scratch, protocol {summary['settings']['protocol']}")
 
 
 def _report(arguments: list[str]) -> int:

@@ -7,19 +7,19 @@ import contextlib
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raydd import artifact, devices, plan
 from raydd.artifact import Artifact
-from raydd.config import Config, Execution, flatten, from_dict
+from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
 from raydd.methods import method
 from raydd.methods.base import check
-from raydd.models import build
+from raydd.models import build, named
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
@@ -186,25 +186,73 @@ def result_file(path: str | Path) -> Artifact:
     return artifact.read(path)
 
 
-def evaluate(path: str | Path, execution: Execution | None = None, data: str = "", root: str = "", **settings: Any) -> Comparison:
+def evaluate(
+    path: str | Path,
+    execution: Execution | None = None,
+    data: str = "",
+    root: str = "",
+    *,
+    model: str = "",
+    report: Report = silent,
+    **settings: Any,
+) -> Comparison:
     """Train fresh networks on a finished set, and on random real images of the same number, and test them.
 
-    `settings` override fields of `EvaluationConfig`, for example nets=5; `data` and `root` say where the real images are now, if
-    they have moved. Real images are transformed by the result file's own transform. Raises `ConfigError` when the images at hand
-    are not those of the file.
+    See `evaluate_on`, which this is for one model; by default the run's own.
+    """
+    (comparison,) = evaluate_on(path, [model] if model else [], execution, data, root, report, **settings).values()
+    return comparison
+
+
+def evaluate_on(
+    path: str | Path,
+    models: Sequence[str],
+    execution: Execution | None = None,
+    data: str = "",
+    root: str = "",
+    report: Report = silent,
+    **settings: Any,
+) -> dict[str, Comparison]:
+    """Evaluate a finished set on networks by name (`raydd.models.named`), the run's own if there is none; by name, in their order.
+
+    `settings` override fields of `EvaluationConfig`, for example nets=5. A `protocol` among them brings all of its own values: what
+    the run had changed of its protocol is left behind. `data` and `root` say where the real images are now, if they have moved.
+    Real images are transformed by the result file's own transform. Raises `ConfigError` when the images at hand are not those of
+    the file, and before any training when a network does not exist or cannot take them.
     """
     found = result_file(path)
-    config = from_dict(Config, found.config)
+    config = evaluated(from_dict(Config, found.config), settings)
     place = replace(config.data, source=data or config.data.source, root=root or config.data.root)
-    config = replace(config, data=place, evaluation=replace(config.evaluation, **settings))
+    config = replace(config, data=place)
     setup = prepare(config, execution or Execution())
     if setup.dataset.fingerprint != found.fingerprint:
         raise ConfigError(
             [f"--data={config.data.source}: these are not the images that {path} was distilled from. Point --data at the same ones."]
         )
     setup = replace(setup, transform=found.pixel_transform().to(setup.device))
-    evaluator, synthetic = Evaluator(setup), found.synthetic
-    return Comparison(
-        synthetic=evaluator(synthetic_job(config, synthetic, found.step, found.decode)),
-        random=evaluator(random_job(setup, synthetic, found.step)),
-    )
+    names = models or [config.model.name]
+    networks = {name: build(named(name, config.model), setup.model.shape, setup.model.classes) for name in names}  # refuses before training
+    jobs = synthetic_job(config, found.synthetic, found.step, found.decode), random_job(setup, found.synthetic, found.step)
+    done = 0
+
+    def heard(nets: int) -> None:
+        nonlocal done
+        done += nets
+        report({"phase": "evaluate", "done": done, "total": total})
+
+    evaluator = Evaluator(setup, heard)
+    evaluators = {name: evaluator.of(network) for name, network in networks.items()}
+    total = sum(own.passes(job) for own in evaluators.values() for job in jobs)
+    results = {}
+    for name, own in evaluators.items():
+        results[name] = Comparison(*(own(job) for job in jobs))
+        if len(evaluators) > 1:
+            report({"phase": "note", "text": f"{name}: {results[name].synthetic['accuracy_mean']:.2%} test accuracy"})
+    return results
+
+
+def evaluated(config: Config, settings: dict[str, Any]) -> Config:
+    """The configuration with evaluation settings changed; a protocol named among them starts from its own values."""
+    own = config.evaluation
+    start = EvaluationConfig(own.every, own.at_end, own.nets) if "protocol" in settings else own
+    return replace(config, evaluation=replace(start, **settings))

@@ -3,7 +3,8 @@
 The factories are small and picklable: a worker on any node builds its own copy from them, memory-mapped where it can be.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from raydd.config import Config, Execution, expert_epochs, to_dict
 from raydd.coreset import random_rows
 from raydd.data import Dataset, Progress, RealData, Resident, Transform
 from raydd.decode import Decoding, training_images
+from raydd.decode import count as decoded_count
 from raydd.errors import ConfigError
-from raydd.evaluate import evaluate
+from raydd.evaluate import evaluate, rate, settings_for
 from raydd.experts.build import open_store, store_root
 from raydd.experts.snapshots import Snapshots
 from raydd.experts.store import Store
@@ -53,6 +55,7 @@ def prepare(config: Config, execution: Execution, progress: Progress | None = No
     if problems:
         raise ConfigError(problems)
     model = build(config.model, dataset.shape, len(dataset.classes))
+    settings_for(config, model, model.classes * config.ipc).phases(rate(config, 1.0))  # refuses protocols that cannot be
     return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)
 
 
@@ -187,29 +190,32 @@ class EvaluatorFactory:
 
 
 class Evaluator:
-    """Trains fresh networks on a set and tests them on the real test split, which it holds resident."""
+    """Trains fresh networks on a set and tests them on the real test split, which it holds resident.
 
-    def __init__(self, setup: Setup):
-        self._setup = setup
-        self._test = Resident.load(setup.dataset.test, setup.transform, setup.device)
+    The networks are `setup.model`; `of` gives the same for others. `on_pass(nets)` hears of every pass of so many networks.
+    """
+
+    def __init__(self, setup: Setup, on_pass: Callable[[int], None] = lambda nets: None, test: Resident | None = None):
+        self._setup, self._on_pass = setup, on_pass
+        self._test = test or Resident.load(setup.dataset.test, setup.transform, setup.device)
+
+    def of(self, model: FlatModel) -> "Evaluator":
+        """The same evaluation with other networks."""
+        return Evaluator(replace(self._setup, model=model), self._on_pass, self._test)
+
+    def passes(self, job: EvaluationJob) -> int:
+        """How many passes of one network over its images a job takes. Raises `ConfigError` for settings that cannot be."""
+        config, model = self._setup.config, self._setup.model
+        images = model.classes * decoded_count(job.decoding, len(job.labels) // model.classes)
+        phases = settings_for(config, model, images).phases(job.lr)
+        return config.evaluation.nets * sum(phase.epochs for phase in phases)
 
     def __call__(self, job: EvaluationJob) -> dict[str, Any]:
-        config = self._setup.config
+        config, model = self._setup.config, self._setup.model
         sets = [training_images(images, job.labels, job.decoding, self._setup.transform) for images in job.images]
         nets = config.evaluation.nets if len(sets) == 1 else 1
         parts = [
-            evaluate(
-                config,
-                self._setup.model,
-                images,
-                labels,
-                job.lr,
-                self._test,
-                self._setup.device,
-                nets,
-                first=first,
-                samples=config.evaluation.samples,
-            )
+            evaluate(config, model, images, labels, job.lr, self._test, self._setup.device, nets, first=first, on_pass=self._on_pass)
             for first, (images, labels) in enumerate(sets)
         ]
         accuracies = torch.tensor([accuracy for part in parts for accuracy in part.accuracies], dtype=torch.float64)
@@ -217,6 +223,8 @@ class Evaluator:
         return {
             "step": job.step,
             "kind": job.kind,
+            "model": model.config.name,
+            "norm": model.config.norm,
             "accuracy_mean": accuracies.mean().item(),
             "accuracy_std": accuracies.std(correction=0).item(),
             "best_mean": best.mean().item(),
@@ -225,6 +233,7 @@ class Evaluator:
             "epochs": parts[0].epochs,
             "lr": job.lr,
             "protocol": protocol(config),
+            "settings": asdict(parts[0].settings),
             "seconds": sum(part.seconds for part in parts),
         }
 
@@ -241,8 +250,8 @@ def job_decoding(config: Config, kind: str) -> Decoding:
 
 
 def synthetic_job(config: Config, synthetic: SyntheticSet, step: int, decoding: Decoding | None = None) -> EvaluationJob:
-    """The evaluation of a synthetic set at `evaluation.lr`, else at its learned step size; `decoding` is the method's by default."""
-    lr = config.evaluation.lr or synthetic.step_size.item()
+    """The evaluation of a synthetic set at the rate of `raydd.evaluate.rate`; `decoding` is the method's by default."""
+    lr = rate(config, synthetic.step_size.item())
     decoding = decoding or job_decoding(config, "synthetic")
     return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, lr, decoding)
 
@@ -269,6 +278,9 @@ def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any
         "nets": synthetic["nets"],
         "epochs": synthetic["epochs"],
         "lr": synthetic["lr"],
+        "model": synthetic["model"],
+        "norm": synthetic["norm"],
+        "settings": synthetic["settings"],
         "random_accuracy_mean": random["accuracy_mean"],
         "random_accuracy_std": random["accuracy_std"],
     }

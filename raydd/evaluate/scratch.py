@@ -1,9 +1,11 @@
 """Train fresh networks on a small set and test them: the measure of every distillation method.
 
-Source: specs/mtt_pdd.md section 2.4. The reference learns its step size for plain SGD and uses it here with momentum 0.9.
+How is a matter of the protocol (`raydd.evaluate.protocols`). Networks with batch normalisation train with the statistics of each
+batch and are tested with running ones.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from raydd.config import Config
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate.protocols import protocol
+from raydd.evaluate.protocols import Settings, protocol, resolve
 from raydd.models import FlatModel
 from raydd.training import Batches, Recipe, Streams, TensorBatches, accuracy, fit, initial
 
@@ -29,6 +31,7 @@ class Evaluation:
     best        the highest accuracy of each network on the curve. It is chosen on the test images, so it is optimistic: the more
                 points the curve has, the more so. For diagnosis and for comparison with papers that report it.
     train_loss  mean training loss of the last epoch, one for each network
+    epochs      passes over the images, which MTT and DC make one more of than `settings.epochs` says
     """
 
     accuracies: tuple[float, ...]
@@ -39,7 +42,7 @@ class Evaluation:
     curve: tuple[tuple[int, tuple[float, ...]], ...]
     train_loss: tuple[float, ...]
     seconds: float
-    protocol: str
+    settings: Settings
     epochs: int
     lr: float
 
@@ -56,37 +59,40 @@ def evaluate(
     seed: int | None = None,
     *,
     first: int = 0,
-    name: str = "mtt",
-    samples: int = 10,
     together: bool | None = None,
+    on_pass: Callable[[int], None] = lambda nets: None,
 ) -> Evaluation:
     """Train `nets` networks on images float32 (N, C, H, W) in training space with labels int64 (N,), and test them on `test`.
 
-    `lr` is the start rate, usually the learned step size; `evaluation.lr` is the caller's business. `nets` and `seed` default to
-    `evaluation.nets` and the run's seed; network k depends on the seed and on k alone, with
-    k from `first`. `samples` is the number of epochs at which
-    the test accuracy is sampled, the last one included; 1 tests once.
+    `config.evaluation` says how, for the network `model.config`; but the start rate is `lr`, see `raydd.evaluate.rate`. Images that
+    several stored ones hold are given decoded. `nets` and `seed` default to `evaluation.nets` and the run's seed; network k depends
+    on the seed and on k alone, with k from `first`. `on_pass(nets)` is called after every pass of so many networks.
 
     `together` trains all networks in one batched pass, which differs by rounding. Default: on a GPU, which small sets leave
     waiting for launches; not on a CPU, where a loop was faster nearly always (width 32, five networks, one core, loop against
     batched: 8 x 8 pixels 4.6 against 3.8 ms a step for 10 images and 21 against 28 ms for 100; 32 x 32 pixels 18 against
     23 ms for 10 and 152 against 574 ms for 100).
 
-    Raises `ConfigError` for a rate that is not above 0, and `DataError` for images or labels that do not fit the network.
+    Raises `ConfigError` for a rate that is not above 0 and for other settings that do not go together, and `DataError` for images
+    or labels that do not fit the network.
     """
     started = time.perf_counter()
     _check(model, images, labels, lr)
+    settings = settings_for(config, model, len(labels))
+    _check_last_batch(model, settings, len(labels))
     device, nets = torch.device(device), nets if nets is not None else config.evaluation.nets
-    phases = protocol(name).schedule(config.evaluation.epochs, lr)
+    phases = settings.phases(lr)
     total = sum(phase.epochs for phase in phases)
     streams = Streams(config.seed if seed is None else seed, PURPOSE, tuple(range(first, first + nets)))
-    networks = initial(model, streams, device)
+    networks = initial(model, streams, device, statistics=True)
     data = TensorBatches(images.detach().to(device), labels.to(device))
     vectorised = device.type == "cuda" if together is None else together
-    points, curve = sample_epochs(total, samples), []
-    for epoch in fit(model, data, networks, phases, training_recipe(config), streams, vectorised=vectorised):
+    points, curve = protocol(settings.protocol).tested(total, settings.samples), []
+    for epoch in fit(model, data, networks, phases, training_recipe(settings), streams, vectorised=vectorised):
         if epoch.number in points:
-            curve.append((epoch.number, tuple(accuracy(model, networks.thetas, test).tolist())))
+            tested = accuracy(model, networks.thetas, test, statistics=networks.statistics)
+            curve.append((epoch.number, tuple(tested.tolist())))
+        on_pass(nets)
     final = np.array(curve[-1][1])
     best = np.array([accuracies for _, accuracies in curve]).max(axis=0)
     return Evaluation(
@@ -98,27 +104,28 @@ def evaluate(
         curve=tuple(curve),
         train_loss=tuple(epoch.loss.tolist()),
         seconds=time.perf_counter() - started,
-        protocol=name,
+        settings=settings,
         epochs=total,
         lr=float(lr),
     )
 
 
-def training_recipe(config: Config) -> Recipe:
+def settings_for(config: Config, model: FlatModel, count: int) -> Settings:
+    """The protocol of `config.evaluation` for this network and `count` training images in all."""
+    return resolve(config, model.config, count // model.classes, model.shape[-1], model.classes)
+
+
+def training_recipe(settings: Settings) -> Recipe:
     """How evaluation networks are trained, as `raydd.training` wants it."""
-    settings = config.evaluation
     return Recipe(
         batch_size=settings.batch_size,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        strategy=config.augment.strategy if settings.augment else "none",
-        parameters=config.augment.parameters,
+        strategy=settings.strategy,
+        parameters=settings.parameters,
+        family="dsa" if settings.augment == "none" else settings.augment,
+        cutmix=settings.cutmix,
     )
-
-
-def sample_epochs(total: int, samples: int) -> set[int]:
-    """`samples` epochs spread evenly over 1..total, `total` included."""
-    return {max(1, round(total * point / samples)) for point in range(1, samples + 1)}
 
 
 def _check(model: FlatModel, images: Tensor, labels: Tensor, lr: float) -> None:
@@ -131,3 +138,19 @@ def _check(model: FlatModel, images: Tensor, labels: Tensor, lr: float) -> None:
         )
     if int(labels.min()) < 0 or int(labels.max()) >= model.classes:
         raise DataError(f"labels {int(labels.min())}..{int(labels.max())} do not fit a network of {model.classes} classes.")
+
+
+def _check_last_batch(model: FlatModel, settings: Settings, count: int) -> None:
+    """A batch of one image has no statistics where it is down to one pixel; torch refuses it, and so does this, before any training."""
+    last = count % settings.batch_size or settings.batch_size
+    if last > 1 or not model.statistics_size:
+        return
+    try:
+        model(torch.empty(model.size, device="meta"), torch.empty(last, *model.shape, device="meta"))
+    except ValueError as error:
+        raise ConfigError(
+            [
+                f"--evaluation.batch_size={settings.batch_size} leaves one image of {count} for the last batch, which the batch "
+                f"normalisation of {model.config.name} cannot take; choose another one."
+            ]
+        ) from error
