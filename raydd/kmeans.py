@@ -4,7 +4,7 @@ Source: specs/idc_dream_pdd.md section 2 (new_strategy.py of the reference, with
 points, until all centres together move by at most 1e-4 (squared) or 100 passes are done.
 
 Our own Lloyd rather than scikit-learn's, because it was faster and also runs where the features are, on a GPU. From the same start, to
-the same centres (largest difference 7e-7), one thread of an AMD EPYC, float32, median milliseconds:
+the same centres (largest difference 7e-7), one thread of an AMD EPYC that others used too, float32, in turn, median milliseconds:
 
     images x features, centres                     passes     own   scikit-learn
     5000 x 2048, 128 (a class of CIFAR-10)             26    1341           1922
