@@ -200,12 +200,12 @@ def _settings(command: str, arguments: list[str], run: str | None = None, kind: 
 
 def _plan(arguments: list[str]) -> int:
     from raydd.launch import predict
-    from raydd.plan import plan_table, refuse_what_cannot_fit
+    from raydd.planning import plan_table, refuse
 
     settings = _settings("plan", arguments)
     plan = predict(settings.config, settings.execution)
     Console().print(plan_table(settings.config, plan))
-    refuse_what_cannot_fit(plan)
+    refuse(plan)
     return 0
 
 

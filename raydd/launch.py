@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydd import artifact, devices, plan
+from raydd import artifact, devices, plan, planning
 from raydd.artifact import Artifact
 from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
-from raydd.methods import method
 from raydd.methods.base import check
 from raydd.models import build, named
+from raydd.plan import Plan
+from raydd.plan_networks import NetworkPlan
 from raydd.run import Report, build_experts, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
@@ -41,8 +42,7 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     execution = replace(execution, run=str(Path(path).resolve()), store=_absolute(execution.store))
     _check(config, execution)
     setup = prepare(config, execution)
-    if method(config.method).networks is None:
-        plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
+    planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
     folder = RunFolder.create(execution.run, config, execution)
     folder.close()
     try:
@@ -153,15 +153,16 @@ def services_for(config: Config, execution: Execution) -> Iterator[Services]:
         yield services
 
 
-def predict(config: Config, execution: Execution | None = None) -> plan.Plan:
+def predict(config: Config, execution: Execution | None = None) -> Plan | NetworkPlan:
     """Predicted memory and seconds per step; named data sets need not be on disk."""
     execution = execution or Execution()
     check(config, execution)
     info = source_info(config.data)
     if info is None:
-        return plan.predict(config, execution, prepare(config, execution).model)
+        setup = prepare(config, execution)
+        return planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels))
     devices.prepare(execution.threads, execution.deterministic, config.tf32)
-    return plan.predict(config, execution, build(config.model, info.shape, info.classes))
+    return planning.predicted(config, execution, build(config.model, info.shape, info.classes), info.train_images)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import psutil
 import torch
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -287,9 +286,8 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(once() for _ in range(3))
 
 
-def plan_table(config: Config, plan: Plan) -> Table:
-    """The prediction for people, within 80 columns."""
-    table = Table(box=None, show_header=False)
+def plan_rows(config: Config, plan: Plan) -> list[tuple[str, str]]:
+    """The prediction for people."""
     rows = [
         ("device", f"{plan.device}, {gigabytes(plan.available)} free"),
         ("network", f"{plan.parameters:,} parameters"),
@@ -306,9 +304,7 @@ def plan_table(config: Config, plan: Plan) -> Table:
             ("gradient of the chosen", f"{plan.update_seconds:.3g} s"),
             ("a step", f"{plan.step_seconds:.3g} s; {config.steps} steps {duration(config.steps * plan.step_seconds)}"),
         ]
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return rows
 
 
 def duration(seconds: float) -> str:

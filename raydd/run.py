@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from raydd import plan
+from raydd import planning
 from raydd.config import Config, Execution, to_dict
 from raydd.distill import distill, is_done
 from raydd.errors import DivergenceError, StoreError
@@ -82,8 +82,7 @@ def run(
     `report` receives the progress as dictionaries with a `phase`. Raises the errors of the parts; checkpoints stay usable.
     """
     setup = prepare(config, execution, lambda done, total: report({"phase": "data", "done": done, "total": total}))
-    if method(config.method).networks is None:
-        plan.refuse_what_cannot_fit(plan.predict(config, execution, setup.model, timed=False))
+    planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
     decided_by = {**identity(config), "data_fingerprint": setup.dataset.fingerprint}
     session = Session(folder, setup, decided_by, services, report)
     try:

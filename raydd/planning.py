@@ -1,0 +1,32 @@
+"""One prediction for any method: over expert trajectories (`raydd.plan`), or with networks that train (`raydd.plan_networks`)."""
+
+from rich.table import Table
+
+from raydd.config import Config, Execution
+from raydd.methods import method
+from raydd.models import FlatModel
+from raydd.plan import Plan, plan_rows, predict, refuse_what_cannot_fit
+from raydd.plan_networks import NetworkPlan, network_rows, predict_networks, refuse_networks
+
+
+def predicted(config: Config, execution: Execution, model: FlatModel, train_images: int, timed: bool = True) -> Plan | NetworkPlan:
+    """The plan of a run on `train_images` real images; `timed` also measures its parts, in seconds."""
+    if method(config.method).networks is None:
+        return predict(config, execution, model, timed)
+    return predict_networks(config, execution, model, train_images, timed)
+
+
+def refuse(plan: Plan | NetworkPlan) -> None:
+    """Raise `ResourceError` with the numbers, and with settings that fit, when the workers exceed the free memory."""
+    if isinstance(plan, NetworkPlan):
+        refuse_networks(plan)
+    else:
+        refuse_what_cannot_fit(plan)
+
+
+def plan_table(config: Config, plan: Plan | NetworkPlan) -> Table:
+    """The prediction for people, within 80 columns."""
+    table = Table(box=None, show_header=False)
+    for row in network_rows(plan, config.steps) if isinstance(plan, NetworkPlan) else plan_rows(config, plan):
+        table.add_row(*row)
+    return table
