@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raydd import data, plan
-from raydd.config import Config, Execution
+from raydd.config import Config, Execution, MTTConfig
 from raydd.coreset import Forgetting, herding, highest, k_center, per_class, random_rows
 from raydd.coreset.forgetting import combined, save
 from raydd.coreset.networks import NetworkWorker, TrainedNetwork, features_of
@@ -78,8 +78,7 @@ def select(
 
 
 def plain(config: Config, method: str) -> Config:
-    """The settings of a selection's run: the recipe's data, network and evaluation, at the rate that its method starts with."""
-    lr = config.evaluation.lr or registered(config.method).step_size(config)
+    """The settings of a selection's run: the recipe's data, network and evaluation, and the step size that its method starts with."""
     return Config(
         recipe=f"{config.recipe} ({method})" if config.recipe else method,
         ipc=config.ipc,
@@ -89,7 +88,8 @@ def plain(config: Config, method: str) -> Config:
         data=config.data,
         model=config.model,
         augment=config.augment,
-        evaluation=replace(config.evaluation, lr=lr, every=0),
+        mtt=MTTConfig(lr_init=registered(config.method).step_size(config)),
+        evaluation=replace(config.evaluation, every=0),
     )
 
 
