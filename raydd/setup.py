@@ -55,7 +55,8 @@ def prepare(config: Config, execution: Execution, progress: Progress | None = No
     if problems:
         raise ConfigError(problems)
     model = build(config.model, dataset.shape, len(dataset.classes))
-    settings_for(config, model, model.classes * config.ipc).phases(rate(config, 1.0))  # refuses protocols that cannot be
+    if config.evaluation.every or config.evaluation.at_end:
+        settings_for(config, model, model.classes * config.ipc).phases(rate(config, 1.0))  # refuses what cannot be evaluated
     return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)
 
 

@@ -79,7 +79,6 @@ def evaluate(
     started = time.perf_counter()
     _check(model, images, labels, lr)
     settings = settings_for(config, model, len(labels))
-    _check_last_batch(model, settings, len(labels))
     device, nets = torch.device(device), nets if nets is not None else config.evaluation.nets
     phases = settings.phases(lr)
     total = sum(phase.epochs for phase in phases)
@@ -111,8 +110,13 @@ def evaluate(
 
 
 def settings_for(config: Config, model: FlatModel, count: int) -> Settings:
-    """The protocol of `config.evaluation` for this network and `count` training images in all."""
-    return resolve(config, model.config, count // model.classes, model.shape[-1], model.classes)
+    """The protocol of `config.evaluation` for this network and `count` training images in all.
+
+    Raises `ConfigError` for settings that do not go together.
+    """
+    settings = resolve(config, model.config, count // model.classes, model.shape[-1], model.classes)
+    _check_last_batch(model, settings, count)
+    return settings
 
 
 def training_recipe(settings: Settings) -> Recipe:
@@ -141,7 +145,7 @@ def _check(model: FlatModel, images: Tensor, labels: Tensor, lr: float) -> None:
 
 
 def _check_last_batch(model: FlatModel, settings: Settings, count: int) -> None:
-    """A batch of one image has no statistics where it is down to one pixel; torch refuses it, and so does this, before any training."""
+    """A batch of one image has no statistics where it is down to one pixel; torch would refuse it in mid-training."""
     last = count % settings.batch_size or settings.batch_size
     if last > 1 or not model.statistics_size:
         return
