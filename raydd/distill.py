@@ -97,8 +97,15 @@ def take_step(config: Config, entry: MethodEntry, state: State, executor: Execut
         record["failed"] = failed
     record["seconds"]["total"] = time.perf_counter() - started
     if new is None:
-        return replace(state, step=state.step + 1, skips=state.skips + 1, pool=state.pool and slots.dropped(state.pool)), record
+        pool = state.pool and slots.dropped(config, entry.networks, state.pool, _tried(record))
+        return replace(state, step=state.step + 1, skips=state.skips + 1, pool=pool), record
     return new, record
+
+
+def _tried(record: Record) -> list[int]:
+    """The slots of a failed attempt: the chosen one, or all where none could be chosen."""
+    candidates, chosen = record["candidates"], record["chosen"]
+    return [candidate["expert"] for candidate in (candidates if chosen is None else [candidates[chosen]])]
 
 
 def _entered(config: Config, entry: MethodEntry, state: State, executor: Executor) -> State:
@@ -122,7 +129,8 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
     chances = [1.0]
     losses: list[float | None] = [None]
     if len(candidates) > 1:
-        scores = clock.time("score", lambda: executor.score(synthetic, candidates, draws))
+        ranked = [_ranked(config, candidate) for candidate in candidates]
+        scores = clock.time("score", lambda: executor.score(synthetic, ranked, draws))
         losses = [score.loss for score in scores]
         chances = selection.probabilities(config.selection, losses, _progress(config, step), [score.size for score in scores])
     record = _record(config, state, candidates, losses, chances, attempt) | {"seconds": clock.seconds}
@@ -132,7 +140,7 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
     candidate = candidates[chosen]
     if entry.networks is not None:
         candidate = clock.time("prepare", lambda: executor.prepare([candidate], draws))[0]
-        state = replace(state, pool=slots.taken(state.pool, candidate))
+        state = replace(state, pool=slots.taken(config, entry.networks, state.pool, candidate))
     update = clock.time("update", lambda: executor.update(synthetic, candidate, draws))
     new = apply_update(state, update, _optimiser(config, entry, state))
     record |= {"chosen": chosen, "loss": _finite(update.loss), "grad_norm": _finite(update.grad_images.norm().item())}
@@ -148,9 +156,14 @@ def _candidates(config: Config, entry: MethodEntry, state: State, attempt: int, 
     found = slots.candidates(config, state.pool, state.step, attempt)
     if len(found) > 1 and config.selection.rank_batch == "own":
         found = clock.time("prepare", lambda: clock.executor.prepare(found, draws))
-    elif len(found) > 1:  # what a network remembers of its own batch has no part in the comparison
-        found = [replace(candidate, network=replace(candidate.network, memory={})) for candidate in found]
     return found
+
+
+def _ranked(config: Config, candidate: Candidate) -> Candidate:
+    """A candidate as it is scored: what a network remembers of its own batch has no part in a comparison on a shared one."""
+    if candidate.network is None or config.selection.rank_batch == "own":
+        return candidate
+    return replace(candidate, network=replace(candidate.network, memory={}))
 
 
 def _trained(config: Config, entry: MethodEntry, state: State, executor: Executor, draws: Any) -> Pool:

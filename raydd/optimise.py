@@ -36,16 +36,16 @@ def moved(
     velocity = momentum * velocity + gradient
     if not optimiser.class_order:
         return images - lr * velocity, velocity, None
-    own, later = class_weights(labels, classes, momentum)
+    own, later = (weights.to(velocity.dtype) for weights in class_weights(labels, classes, momentum))
     return images - lr * own * velocity, momentum ** (classes - 1) * velocity, lr * later * velocity
 
 
 def class_weights(labels: Tensor, classes: int, momentum: float) -> tuple[Tensor, Tensor]:
-    """a_c and b_c of every image, each (N, 1, 1, 1) float32: how far a gradient carries it in this step, and in the next."""
+    """a_c and b_c of every image, each float64 (N, 1, 1, 1): how far a gradient carries it in this step, and in the next."""
     turns = classes - labels.to(torch.float64)
     own = (1 - momentum**turns) / (1 - momentum)
     later = (1 - momentum**classes) / (1 - momentum) - own
-    return tuple(part.to(torch.float32)[:, None, None, None] for part in (own, later))
+    return own[:, None, None, None], later[:, None, None, None]
 
 
 def step_size_moved(synthetic: SyntheticSet, velocity: Tensor, update: Update, optimiser: Optimiser) -> tuple[Tensor, Tensor]:

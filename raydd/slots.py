@@ -6,7 +6,7 @@ has a fresh network, which is the base method.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Pool:
     inner     image updates made in this lifetime
     outer     lifetimes that are over
     births    networks begun so far
-    kept      the chosen network as it was, for `selection.slots = keep`
+    served    the slots chosen in this lifetime, with `selection.slots = keep` each with its network as it was before
     """
 
     networks: tuple[Network | None, ...]
@@ -37,7 +37,7 @@ class Pool:
     inner: int = 0
     outer: int = 0
     births: int = 0
-    kept: Network | None = None
+    served: dict[int, Network | None] = field(default_factory=dict)
 
     @classmethod
     def start(cls, config: Config, rules: NetworkRules) -> "Pool":
@@ -49,14 +49,15 @@ class Pool:
         tensors: dict[str, Tensor] = {}
         values = {name: getattr(self, name) for name in _COUNTS}
         values["slots"] = [_network_state(f"slot.{slot}", network, tensors) for slot, network in enumerate(self.networks)]
-        values["kept"] = _network_state("slot.kept", self.kept, tensors)
+        values["served"] = {str(slot): _network_state(f"slot.{slot}.before", network, tensors) for slot, network in self.served.items()}
         return tensors, values
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: dict[str, Any]) -> "Pool":
         """The pool that `state` came from."""
         networks = tuple(_network_from(f"slot.{slot}", entry, tensors) for slot, entry in enumerate(values["slots"]))
-        return cls(networks, kept=_network_from("slot.kept", values["kept"], tensors), **{name: values[name] for name in _COUNTS})
+        served = {int(slot): _network_from(f"slot.{slot}.before", entry, tensors) for slot, entry in values["served"].items()}
+        return cls(networks, served=served, **{name: values[name] for name in _COUNTS})
 
 
 _COUNTS = ("current", "inner", "outer", "births")
@@ -104,10 +105,11 @@ def candidates(config: Config, pool: Pool, step: int, attempt: int) -> list[Cand
     return [Candidate(index, slot, pool.networks[slot].age, pool.networks[slot]) for index, slot in enumerate(slots)]
 
 
-def taken(pool: Pool, candidate: Candidate) -> Pool:
+def taken(config: Config, rules: NetworkRules, pool: Pool, candidate: Candidate) -> Pool:
     """The pool with a candidate chosen, its network as prepared."""
-    kept = pool.networks[candidate.expert] if pool.inner == 0 else pool.kept
-    return replace(_placed(pool, candidate.expert, candidate.network), current=candidate.expert, kept=kept)
+    slot = candidate.expert
+    before = pool.networks[slot] if slot_rule(config, rules) == "keep" else None
+    return replace(_placed(pool, slot, candidate.network), current=slot, served={slot: before} | pool.served)
 
 
 def trained(config: Config, rules: NetworkRules, pool: Pool) -> list[int]:
@@ -128,25 +130,29 @@ def advanced(config: Config, rules: NetworkRules, pool: Pool, slots: Sequence[in
     return _ended(config, slot_rule(config, rules), pool) if finished or pool.inner >= rules.length(config) else pool
 
 
-def dropped(pool: Pool) -> Pool:
-    """The pool after a step that gave nothing finite: the network is given up, and its lifetime with it."""
-    return replace(_placed(pool, pool.current, None), inner=0, outer=pool.outer + 1, kept=None)
+def dropped(config: Config, rules: NetworkRules, pool: Pool, slots: Sequence[int]) -> Pool:
+    """The pool after a step in which the networks of `slots` gave nothing finite: they are given up, and the lifetime ends."""
+    pool = _ended(config, slot_rule(config, rules), pool)
+    for slot in slots:
+        pool = _placed(pool, slot, None)
+    return pool
 
 
 def _ended(config: Config, rule: str, pool: Pool) -> Pool:
     networks = [network and replace(network, inner=0, memory={}) for network in pool.networks]
-    if rule == "redraw":
-        networks = [None] * len(networks)
-    elif rule == "reinit":
-        networks[pool.current] = None
-    elif rule == "keep":
-        networks[pool.current] = pool.kept
-    else:
-        served = range(len(networks)) if rule == "train_all" else [pool.current]
-        for slot in served:
-            network = replace(networks[slot], age=networks[slot].age + 1)
-            networks[slot] = None if config.selection.max_age and network.age >= config.selection.max_age else network
-    return replace(pool, networks=tuple(networks), inner=0, outer=pool.outer + 1, kept=None)
+    for slot in range(len(networks)) if rule in ("redraw", "train_all") else pool.served:
+        networks[slot] = _afterwards(config, rule, networks[slot], pool.served.get(slot))
+    return replace(pool, networks=tuple(networks), inner=0, outer=pool.outer + 1, served={})
+
+
+def _afterwards(config: Config, rule: str, network: Network, before: Network | None) -> Network | None:
+    """What stays in a slot after a lifetime that it served."""
+    if rule in ("redraw", "reinit"):
+        return None
+    if rule == "keep":
+        return before
+    age = network.age + 1
+    return None if config.selection.max_age and age >= config.selection.max_age else replace(network, age=age)
 
 
 def _placed(pool: Pool, slot: int, network: Network | None) -> Pool:

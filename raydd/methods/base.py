@@ -62,6 +62,14 @@ class NetworkMethod(Method, Protocol):
         ...
 
 
+class IndependentMethod(NetworkMethod, Protocol):
+    """A method whose networks train without a look at the synthetic set: what is to be matched can be found beforehand."""
+
+    def target(self, candidate: Candidate, draws: Any) -> Network:
+        """The candidate's network with what this step matches on the real side in its memory, for `update` to find there."""
+        ...
+
+
 @dataclass(frozen=True)
 class Optimiser:
     """How the driver applies a gradient: SGD with momentum.
@@ -96,7 +104,8 @@ class NetworkRules:
 
     length(config)      image updates of a lifetime (outer iteration), at most; a network whose memory has "finished" ends before
     slots               what becomes of the slots with several candidates, unless `selection.slots` says
-    independent         whether `advance` never looks at the synthetic set, so that it may run beside the update
+    independent         whether `advance` never looks at the synthetic set, so that it may run beside the update; the method is then
+                        an `IndependentMethod`, and its draws have a `key` and, as `next()`, those of the next step
     trains_last         whether a network that stays is trained after the last update of its lifetime too
     iterations(config)  lifetimes after which the run ends, or None when `steps` alone decides
     """
@@ -179,9 +188,8 @@ def slot_count(config: Config, rules: NetworkRules) -> int:
 def _slot_problems(config: Config, entry: MethodEntry) -> list[str]:
     selection, rules = config.selection, entry.networks
     if rules is None:
-        own = {"every": 0, "slots": None, "common_draws": True}
-        return [f"--selection.{name} does not go with --method {entry.name}." for name, at in own.items() if getattr(selection, name) != at]
-    found = []
+        return _foreign(config, {**_SLOT_SETTINGS, **_REAL_TRAINING_SETTINGS})
+    found = _foreign(config, _EXPERT_SETTINGS if rules.independent else {**_EXPERT_SETTINGS, **_REAL_TRAINING_SETTINGS})
     slots = slot_count(config, rules)
     if selection.candidates > slots:
         found.append(
@@ -190,3 +198,17 @@ def _slot_problems(config: Config, entry: MethodEntry) -> list[str]:
     if selection.every and selection.every > rules.length(config):
         found.append(f"--selection.every={selection.every} is more than the {rules.length(config)} image updates of a network lifetime.")
     return found
+
+
+# Settings of `selection` that only some methods read, with the value that says nothing.
+_EXPERT_SETTINGS = {"replacement": True, "share_start": False}
+_SLOT_SETTINGS = {"every": 0, "slots": None, "common_draws": True}
+_REAL_TRAINING_SETTINGS = {"warm_up_images": None, "warm_up_spread": 0, "rank_batch": "shared"}
+
+
+def _foreign(config: Config, settings: dict[str, Any]) -> list[str]:
+    """One sentence for every setting that the method would not heed."""
+    given = {name: getattr(config.selection, name) for name in settings}
+    return [
+        f"--selection.{name}={value} does not go with --method {config.method}." for name, value in given.items() if value != settings[name]
+    ]
