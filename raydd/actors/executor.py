@@ -10,6 +10,7 @@ import ray
 import torch
 from ray.util.placement_group import PlacementGroup
 
+from raydd.actors.ahead import Ahead
 from raydd.actors.crew import Answer
 from raydd.actors.options import WorkerOptions
 from raydd.actors.packing import pack, unpack
@@ -42,8 +43,9 @@ class RayExecutor:
         self._sent: tuple[weakref.ref[SyntheticSet], Any, tuple[object, ...]] | None = None
         self._reference: Any = None
         self._scored_by: dict[Candidate, int] = {}
-        self._ahead = independent and workers > 1
-        self._advanced: tuple[Network, Any, Network] | None = None
+        self._looks_ahead = independent and workers > 1
+        self._ahead: Ahead | None = None
+        self._next: Ahead | None = None
         self.transfer_seconds = 0.0
         """Of the last call: its wall time less the longest time that one worker computed."""
 
@@ -60,11 +62,17 @@ class RayExecutor:
         """The exact gradient of that loss for one candidate, on the CPU. Raises what the method raises, and `WorkerError`."""
         started = time.perf_counter()
         worker = self._scored_by.get(candidate, candidate.expert % self._workers)
-        asked = (self._send(synthetic, draws), pack(candidate))
-        requests = [("update", asked), ("advance", asked)] if self._ahead else [("update", asked)]
-        answers = self._pool.ask_each(requests, [worker, (worker + 1) % self._workers][: len(requests)])
-        if self._ahead:
-            self._advanced = (candidate.network, draws, unpack(answers[1].value[0]))
+        beside: list[tuple[str, Candidate, Any]] = []
+        if self._looks_ahead:
+            if self._ahead is None or not self._ahead.fits(candidate.network, draws):
+                self._ahead = Ahead(candidate.network, draws)
+            beside = self._ahead.requests(candidate, targets=self._workers > 2)
+            candidate = self._ahead.candidate(candidate)
+        requests = [("update", (self._send(synthetic, draws), pack(candidate)))]
+        requests += [(method, (self._key_parcel(own), pack(coming))) for method, coming, own in beside]
+        answers = self._pool.ask_each(requests, [(worker + place) % self._workers for place in range(len(requests))])
+        if self._ahead is not None:
+            self._ahead, self._next = self._ahead.answered([unpack(answer.value[0]) for answer in answers[1:]])
         loss, images, step_size, seconds = answers[0].value
         update = Update(loss, images.join(), step_size.join(), seconds)
         self._note_transfer(started, answers, [answer.value[-1] for answer in answers])
@@ -76,15 +84,16 @@ class RayExecutor:
 
     def prepare(self, candidates: list[Candidate], draws: Any) -> list[Candidate]:
         """The candidates with their networks prepared for a first update."""
-        parcel = self._send(_NOTHING, draws)
+        parcel = self._key_parcel(draws)
         networks = self._networks("prepare", [(parcel, pack(candidate)) for candidate in candidates], range(len(candidates)))
         return [replace(candidate, network=network) for candidate, network in zip(candidates, networks, strict=True)]
 
     def advance(self, synthetic: SyntheticSet, candidates: list[Candidate], draws: Any) -> list[Network]:
         """The candidates' networks after the training that follows an update."""
-        if self._advanced and len(candidates) == 1 and self._advanced[0] is candidates[0].network and self._advanced[1] is draws:
-            self.transfer_seconds = 0.0
-            return [self._advanced[2]]
+        known = self._ahead
+        if known is not None and len(candidates) == 1 and known.fits(candidates[0].network, draws):
+            self.transfer_seconds, self._ahead = 0.0, self._next
+            return [known.following]
         parcel = self._send(synthetic, draws)
         return self._networks("advance", [(parcel, pack(candidate)) for candidate in candidates], range(len(candidates)))
 
@@ -123,6 +132,11 @@ class RayExecutor:
             # A weak reference: an old set must not be kept in memory for the sake of this comparison.
             self._sent = (weakref.ref(synthetic), draws, versions)
         return self._reference
+
+    def _key_parcel(self, draws: Any) -> Parcel:
+        """A parcel for what needs the draws alone; small where they are a key."""
+        self._parcels += 1
+        return Parcel.pack(self._parcels, _NOTHING, draws)
 
 
 def _versions(synthetic: SyntheticSet) -> tuple[object, ...]:

@@ -90,6 +90,11 @@ class Worker:
         synthetic, draws = self._unpacked(parcel)
         return _timed(lambda: self._method.advance(synthetic, self._candidate(candidate).network, draws))
 
+    def target(self, parcel: Parcel, candidate: bytes) -> tuple[bytes, float]:
+        """(the candidate's network with the real targets of its step in its memory, packed; seconds)."""
+        _, draws = self._unpacked(parcel)
+        return _timed(lambda: self._method.target(self._candidate(candidate), draws))
+
     def _candidate(self, packed: bytes) -> Candidate:
         return unpack(packed).to(self._device)
 

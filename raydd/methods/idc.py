@@ -52,38 +52,54 @@ class IDC:
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
         """The matching loss, first order."""
         started = time.perf_counter()
-        model, theta, drawn = self._resources.model, candidate.network.theta, self._siamese(candidate, draws)
-        real, seen = self._real(candidate, draws, drawn), self._seen(synthetic.images, candidate, draws, drawn)
+        model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
+        seen = self._seen(synthetic.images, candidate, draws)
         losses, size = torch.zeros(len(self._labels), device=theta.device), torch.zeros((), device=theta.device)
         if self._grads:
-            target = gradients.class_gradients(model, theta, real, self._labels, self._chunk(real))
-            losses = gradients.scores(model, theta, target, seen, self._labels, self._distance, self._chunk(seen))
-            size = distances.squared_norms(self._distance, target).mean()
+            losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, self._chunk(seen))
+            size = distances.squared_norms(self._distance, target["gradients"]).mean()
         if self._feats:
-            target = features.mean_features(model.embed, theta, real, self._chunk(real))
             means = features.mean_features(model.embed, theta, seen, self._chunk(seen))
-            losses = losses + self._weight * features.feature_distance(self._feature_metric, target, means)[0]
-            size = size + self._weight * target.square().sum(1).mean()
+            losses = losses + self._weight * features.feature_distance(self._feature_metric, target["features"], means)[0]
+            size = size + self._weight * target["features"].square().sum(1).mean()
         return Score(losses.mean().item(), time.perf_counter() - started, size.item())
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Update:
         """The gradient of the same loss, on the CPU."""
         started = time.perf_counter()
-        model, theta, drawn = self._resources.model, candidate.network.theta, self._siamese(candidate, draws)
-        real = self._real(candidate, draws, drawn)
+        model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
         images = synthetic.images.detach().requires_grad_()
         with torch.enable_grad():
-            seen = self._seen(images, candidate, draws, drawn)
+            seen = self._seen(images, candidate, draws)
         losses, towards = torch.zeros(len(self._labels), device=theta.device), torch.zeros_like(seen)
         if self._grads:
-            target = gradients.class_gradients(model, theta, real, self._labels, self._chunk(real))
-            losses, towards = gradients.match(model, theta, target, seen.detach(), self._labels, self._distance, self._chunk(seen))
+            place = (target["gradients"], seen.detach(), self._labels, self._distance, self._chunk(seen))
+            losses, towards = gradients.match(model, theta, *place)
         if self._feats:
-            target = features.mean_features(model.embed, theta, real, self._chunk(real))
-            found = features.match_features(model.embed, theta, target, seen.detach(), self._feature_metric, self._chunk(seen))
+            found = features.match_features(model.embed, theta, target["features"], seen.detach(), self._feature_metric, self._chunk(seen))
             losses, towards = losses + self._weight * found[0], towards + self._weight * found[1]
         (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
         return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+
+    def target(self, candidate: Candidate, draws: StepKey) -> Network:
+        """The network with the real gradients and mean features of a step in its memory, and the key that they are for."""
+        found = {f"target.{name}": value for name, value in self._target(candidate, draws).items()}
+        memory = candidate.network.memory | found | {"target.key": torch.tensor(draws.key)}
+        return replace(candidate.network, memory=memory)
+
+    def _target(self, candidate: Candidate, draws: StepKey) -> dict[str, Tensor]:
+        """Real gradients (C, P) and mean features (C, F), as far as they are matched: remembered for this step, or found."""
+        model, network = self._resources.model, candidate.network
+        key = network.memory.get("target.key")
+        if key is not None and tuple(key.tolist()) == draws.key:
+            kept = {name: network.memory.get(f"target.{name}") for name in ("gradients", "features")}
+            return {name: value.to(self._resources.device) for name, value in kept.items() if value is not None}
+        real, found = self._real(candidate, draws), {}
+        if self._grads:
+            found["gradients"] = gradients.class_gradients(model, network.theta, real, self._labels, self._chunk(real))
+        if self._feats:
+            found["features"] = features.mean_features(model.embed, network.theta, real, self._chunk(real))
+        return found
 
     # Networks
 
@@ -148,16 +164,16 @@ class IDC:
     def _feature_metric(self) -> str:
         return self._settings.metric if self._grads and self._settings.metric in ("mse", "l1") else "mse"
 
-    def _real(self, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+    def _real(self, candidate: Candidate, draws: StepKey) -> Tensor:
         """Real images (C, n, ch, H, W) as the network sees them."""
         rows = candidate.network.memory.get("representatives") if self._representatives else None
         real = self._resources.real
         if rows is None:
             name = purpose(self._config, "real-batch", candidate)
             rows = real.next_rows(self._settings.batch_real, draws.seed, draws.step, name, draws.attempt)
-        return apply_classes(real.images(rows), drawn)
+        return apply_classes(real.images(rows), self._siamese(candidate, draws))
 
-    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey) -> Tensor:
         """Synthetic images as the network sees them: decoded, a subset of these if there are many, normalised, augmented."""
         decoded = decode(by_class(images, len(self._labels)), self._decoding)
         most = self._settings.batch_syn_max
@@ -166,7 +182,7 @@ class IDC:
             chosen = torch.stack([torch.randperm(decoded.shape[1], generator=generator)[:most] for _ in self._labels])
             decoded = decoded[torch.arange(len(decoded))[:, None], chosen]
         normalised = self._resources.real.resident.transform.forward(decoded.flatten(0, 1)).unflatten(0, decoded.shape[:2])
-        return apply_classes(normalised, drawn)
+        return apply_classes(normalised, self._siamese(candidate, draws))
 
     def _siamese(self, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
         generator = stream(draws.seed, draws.step, purpose(self._config, "siamese", candidate), draws.attempt)

@@ -37,6 +37,10 @@ class StepKey:
     def attempt(self) -> int:
         return self.key[2]
 
+    def next(self) -> "StepKey":
+        """The key of the step that follows, first attempt."""
+        return StepKey((self.seed, self.step + 1, 0))
+
 
 def draw_key(config: Config, count: int, side: int, step: int, attempt: int) -> StepKey:
     """`MethodEntry.draw` of these methods."""

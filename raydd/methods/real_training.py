@@ -27,7 +27,10 @@ class RealTraining:
         self._recipe = Recipe(self._size, settings.momentum_net, settings.weight_decay_net)
 
     def update_batches(self) -> int:
-        """Batches of one network update."""
+        """Batches of one network update.
+
+        The reference takes one more where a pass ends within an update with a short batch; a fixed number lets any step find its place.
+        """
         return self.batches(self._settings.net_images)
 
     def batches(self, images: int) -> int:
