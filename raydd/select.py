@@ -107,10 +107,10 @@ def choose(
     networks = train(method, setup, settings, services, report, should_stop)
     if method in _RULES:
         resident = Resident.load(setup.dataset.train, setup.transform, setup.device)
-        thetas = [torch.tensor(network.arrays["theta"]).to(setup.device) for network in networks]
+        thetas, statistics = (_tensors(networks, name, setup.device) for name in ("theta", "statistics"))
 
         def by_features(label: int, rows: Tensor) -> Tensor:
-            return _RULES[method](features_of(setup.model, thetas, resident, rows), config.ipc)
+            return _RULES[method](features_of(setup.model, thetas, resident, rows, statistics), config.ipc)
 
         return Choice(per_class(labels, classes, config.ipc, by_features), networks)
     found, second = None, None
@@ -125,6 +125,11 @@ def choose(
         return highest(scores[rows], config.ipc, None if second is None else second[rows])
 
     return Choice(per_class(labels, classes, config.ipc, by_score), networks, scores, found)
+
+
+def _tensors(networks: tuple[TrainedNetwork, ...], name: str, device: torch.device) -> list[Tensor]:
+    """One array of every network; [] where they have none of that name."""
+    return [torch.tensor(network.arrays[name]).to(device) for network in networks if name in network.arrays]
 
 
 def train(
@@ -238,6 +243,7 @@ def _finish(
     try:
         images = _images(setup, choice.rows)
         session.state, session.initial_images = State.start(replace(session.state.synthetic, images=images)), images
+        # First, so that whoever takes up a run killed from here on finds these images.
         session.save()
         if choice.forgetting is not None:
             details = {"fingerprint": setup.dataset.fingerprint, "settings": asdict(settings), "seed": setup.config.seed}

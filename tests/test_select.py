@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from raydd.coreset.networks import NetworkWorker
 from raydd.data import ImageSet
 from raydd.errors import DataError, DivergenceError
 from raydd.files import read_json
+from raydd.progress import Progress
 from raydd.run import Stopped
 from raydd.runfolder import images_sha256
 from raydd.select import choose, plain
@@ -133,7 +135,37 @@ def test_help() -> None:
     assert "raydd select METHOD RECIPE" in commands.raydd("--help").out
 
 
+@pytest.mark.parametrize(("phase", "kept"), [("select", False), ("evaluation", True)])
+@pytest.mark.usefixtures("no_report")
+def test_control_c(herded: tuple[Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, kept: bool) -> None:
+    class Interrupting(Progress):
+        def __call__(self, report: dict[str, Any]) -> None:
+            if report["phase"] == phase and (phase == "evaluation" or report["done"] == 1):
+                signal.raise_signal(signal.SIGINT)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("raydd.progress.Progress", Interrupting)
+        outcome = run_select("herding", run)
+    assert outcome.code == 130 and "Traceback" not in outcome.err
+    if not kept:
+        assert "nothing is kept" in outcome.err and not run.exists()
+        return
+    assert f"raydd distill --resume {run}" in outcome.err and result(run)["evaluation"] is None
+    assert commands.raydd("distill", "--resume", run).last_line == herded[1].last_line
+    assert result(run)["evaluation"] == result(herded[0])["evaluation"]
+
+
 # The choice
+
+
+def test_what_counts_of_a_recipe() -> None:
+    recipe = raydd.load_recipe("digits-mtt-ipc1").config
+    config = plain(raydd.override(recipe, {"selection.candidates": 3, "evaluation.every": 5, "evaluation.protocol": "dsa"}), "herding")
+    assert (config.steps, config.init, config.selection, config.evaluation.every) == (0, "real", raydd.Config().selection, 0)
+    assert (config.data, config.model, config.augment) == (recipe.data, recipe.model, recipe.augment)
+    # The method's rate is that of the set, so that a protocol with a rate of its own still counts.
+    assert config.mtt.lr_init == recipe.mtt.lr_init and config.evaluation.lr is None and config.evaluation.protocol == "dsa"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -176,6 +208,15 @@ def test_forgetting_counts_are_kept(tmp_path: Path) -> None:
     record = read_json(tmp_path / "run" / "selected.json")
     assert details["fingerprint"] == record["fingerprint"] and details["settings"] == record["settings"]
     assert [found.counts[rows].tolist() for rows in record["rows"]] == record["scores"]
+
+
+@pytest.mark.parametrize("method", ["grand", "el2n"])
+def test_scores_are_means_over_networks(method: str, setup: Setup) -> None:
+    choice = choose(method, setup, resolved(method, TINY), InlineServices(torch.device("cpu")))
+    one, two = (torch.tensor(network.arrays["score"]).double() for network in choice.networks)
+    torch.testing.assert_close(choice.scores, (one + two) / 2, rtol=0, atol=1e-12)
+    own = torch.nonzero(torch.tensor(setup.dataset.train.labels) == 4).squeeze(1)
+    assert choice.rows[12:15].tolist() == own[choice.scores[own].argsort(descending=True)][:3].tolist()
 
 
 @pytest.mark.parametrize("method", ["herding", "forgetting", "grand"])
@@ -235,8 +276,8 @@ def test_more_images_than_the_class_has(tmp_path: Path) -> None:
 
 def test_a_run_that_is_there(herded: tuple[Path, Outcome], tmp_path: Path) -> None:
     before = contents(herded[0])
-    text = run_select("random", herded[0]).refusal()
-    assert "already holds a run" in text and contents(herded[0]) == before
+    text = run_select("herding", herded[0]).refusal()
+    assert "already holds a run" in text and "training" not in text and contents(herded[0]) == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("")
     assert "not empty and not a run" in run_select("random", tmp_path / "other").refusal()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raydd import sealed
-from raydd.errors import CheckpointError
+from raydd.errors import CheckpointError, ConfigError
 from raydd.models import FlatModel
 from raydd.training import Batches, Networks, Phase, Recipe, Streams, augmented, initial, sgd_
 
@@ -77,12 +77,16 @@ def forgetting_scores(
 
     A visit is the prediction for the image as it stands in its (augmented) minibatch, in training mode, before the update that
     the batch makes. The network is that of `raydd.training.fit` with the same arguments, to the bit. `on_epoch(number, mean loss,
-    accuracy)` is called after every epoch, counted from 1.
+    accuracy)` is called after every epoch, counted from 1. Raises `ConfigError` for a recipe with CutMix, whose images have no one
+    right label.
     """
+    if recipe.cutmix:
+        raise ConfigError([f"cutmix={recipe.cutmix:g}: a mixed image has no one right label to forget; count without CutMix."])
     networks, counter = initial(model, streams, device), Counter(len(data.labels), device)
     epoch = 0
     for phase in phases:
-        networks.velocity = None
+        if not phase.carries:
+            networks.velocity = None
         for _ in range(phase.epochs):
             loss, accuracy = _epoch(model, data, networks, phase.lr, recipe, streams, epoch, counter)
             epoch += 1

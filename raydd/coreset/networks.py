@@ -33,7 +33,8 @@ class TrainedNetwork:
     """What one job brings back.
 
     index           which network
-    arrays          what the method reads: `theta` (P,) for features; `counts`, `never` and `loss` (n,) for forgetting; `score` (n,)
+    arrays          what the method reads: `theta` (P,), and `statistics` (Q,) of batch normalisation where there is any, for features;
+                    `counts`, `never` and `loss` (n,) for forgetting; `score` (n,)
     loss, accuracy  means over the last epoch's batches as trained on; None without any epoch
     seconds         wall seconds
     """
@@ -108,13 +109,14 @@ class _Trainer:
         return {"counts": found.counts.numpy(), "never": found.never.numpy(), "loss": found.loss.numpy()}
 
     def _read(self, streams: Streams, on_epoch: Callable[[int, float, float], None]) -> dict[str, np.ndarray]:
-        networks = initial(self.model, streams, self.device)
+        # Read as in evaluation mode: batch normalisation by its running statistics.
+        networks = initial(self.model, streams, self.device, statistics=True)
         for epoch in fit(self.model, self.train, networks, *self._training(), streams):
             on_epoch(epoch.number, epoch.loss.item(), epoch.accuracy.item())
-        theta = networks.thetas[0]
+        theta, running = networks.thetas[0], None if networks.statistics is None else networks.statistics[0]
         if self.order.method in ("grand", "el2n"):
-            return {"score": scores_of(self.order.method, self.model, theta, self.train).numpy()}
-        return {"theta": theta.cpu().numpy()}
+            return {"score": scores_of(self.order.method, self.model, theta, self.train, running).numpy()}
+        return {"theta": theta.cpu().numpy()} | ({} if running is None else {"statistics": running.cpu().numpy()})
 
     def _training(self) -> tuple[tuple[Phase, ...], Recipe]:
         settings, augment = self.order.settings, self.order.config.augment
@@ -137,30 +139,43 @@ def _refuse_divergence(settings: SelectConfig, index: int, epoch: int, loss: flo
 
 
 @torch.no_grad()
-def features_of(model: FlatModel, thetas: Tensor | Sequence[Tensor], data: Batches, rows: Tensor) -> Tensor:
-    """Features (n, E x F) of the images `rows` (n,) before the last layer, those of E networks (P,) side by side; no augmentation."""
+def features_of(
+    model: FlatModel, thetas: Tensor | Sequence[Tensor], data: Batches, rows: Tensor, statistics: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Features (n, E x F) of the images `rows` (n,) before the last layer, those of E networks (P,) side by side; no augmentation.
+
+    `statistics` are the running ones (Q,) of each network's batch normalisation, where there is any. Raises `ConfigError` for a
+    network that names no features.
+    """
     parts = []
     for some in rows.to(thetas[0].device).split(_batch(thetas[0])):
         images, _ = data.batch(some)
-        parts.append(torch.cat([_embed(model, theta, images) for theta in thetas], dim=1))
+        running = statistics or [None] * len(thetas)
+        parts.append(torch.cat([_embed(model, theta, images, own) for theta, own in zip(thetas, running, strict=True)], dim=1))
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def scores_of(method: str, model: FlatModel, theta: Tensor, data: Batches) -> Tensor:
-    """`grand` or `el2n` of every image under one network (P,): float32 (n,) on the CPU; no augmentation."""
+def scores_of(method: str, model: FlatModel, theta: Tensor, data: Batches, statistics: Tensor | None = None) -> Tensor:
+    """`grand` or `el2n` of every image under one network (P,), with its running `statistics` (Q,) of batch normalisation if any.
+
+    (n,) on the CPU; no augmentation. Raises `ConfigError` for grand and a network that names no features.
+    """
     parts = []
     for some in torch.arange(len(data.labels), device=theta.device).split(_batch(theta)):
         images, labels = data.batch(some)
-        logits = model(theta, images)
-        parts.append(scores.el2n(logits, labels) if method == "el2n" else scores.grand(logits, labels, _embed(model, theta, images)))
+        logits = model(theta, images, statistics)
+        if method == "el2n":
+            parts.append(scores.el2n(logits, labels))
+        else:
+            parts.append(scores.grand(logits, labels, _embed(model, theta, images, statistics)))
     return torch.cat(parts).cpu()
 
 
-def _embed(model: FlatModel, theta: Tensor, images: Tensor) -> Tensor:
+def _embed(model: FlatModel, theta: Tensor, images: Tensor, statistics: Tensor | None) -> Tensor:
     """Features (B, F). Raises `ConfigError` for a network that names none."""
     try:
-        return model.embed(theta, images)
+        return model.embed(theta, images, statistics)
     except AttributeError as error:
         if "'embed'" not in str(error):
             raise

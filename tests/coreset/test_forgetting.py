@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from raydd.coreset import Forgetting, forgetting_scores
 from raydd.coreset.forgetting import Counter, combined, load, save
-from raydd.errors import CheckpointError
+from raydd.errors import CheckpointError, ConfigError
 from raydd.models import FlatModel
 from raydd.training import Phase, Recipe, Streams, TensorBatches, fit, initial
 from tests.helpers import model
@@ -85,12 +85,17 @@ def test_predictions_of_the_minibatch_before_its_update(network: FlatModel, data
 
 def test_the_network_is_that_of_every_other_training(network: FlatModel, data: TensorBatches) -> None:
     """Losses and accuracies on augmented batches, which a network that differs in a bit would not share."""
-    augmented, told = recipe("color_crop_flip"), []
-    forgetting_scores(network, data, PHASES, augmented, STREAMS, "cpu", lambda *epoch: told.append(epoch))
-    epochs = list(fit(network, data, initial(network, STREAMS, "cpu"), PHASES, augmented, STREAMS))
+    augmented, told, phases = recipe("color_crop_flip"), [], (*PHASES[:1], Phase(0.1, 3, carries=True))
+    forgetting_scores(network, data, phases, augmented, STREAMS, "cpu", lambda *epoch: told.append(epoch))
+    epochs = list(fit(network, data, initial(network, STREAMS, "cpu"), phases, augmented, STREAMS))
     assert [number for number, _, _ in told] == [epoch.number for epoch in epochs] == list(range(1, 9))
     assert [accuracy for _, _, accuracy in told] == [epoch.accuracy.item() for epoch in epochs]
     assert [loss for _, loss, _ in told] == pytest.approx([epoch.loss.item() for epoch in epochs], rel=1e-6)
+
+
+def test_mixed_images_are_refused(network: FlatModel, data: TensorBatches) -> None:
+    with pytest.raises(ConfigError, match="no one right label"):
+        forgetting_scores(network, data, PHASES, Recipe(batch_size=8, cutmix=0.5), STREAMS, "cpu")
 
 
 def test_several_trainings_as_one() -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raydd.config import ModelConfig
 from raydd.coreset import el2n, grand, highest
 from raydd.coreset.networks import features_of, scores_of
 from raydd.errors import ConfigError, DataError
@@ -69,6 +70,21 @@ def test_features_of_several_networks_stand_side_by_side(network: FlatModel, the
     found = features_of(network, [theta, 2 * theta], data, rows)
     one, two = (network.embed(some, data.images[rows]) for some in (theta, 2 * theta))
     assert torch.equal(found, torch.cat([one, two], 1))
+
+
+def test_batch_normalisation_as_in_evaluation_mode() -> None:
+    """With running statistics an image has the same features and score whatever stands beside it."""
+    network = model(ModelConfig(width=8, depth=2, norm="batch"))
+    data = batches(network, 6)
+    theta = network.init(torch.Generator().manual_seed(0)).double()
+    running = network.observe(theta, 3 + data.images, network.initial_statistics().double())[1]
+    together = features_of(network, [theta], data, torch.arange(6), [running])
+    torch.testing.assert_close(together[2:3], features_of(network, [theta], data, torch.tensor([2]), [running]))
+    assert not torch.allclose(together, features_of(network, [theta], data, torch.arange(6)))
+    one = TensorBatches(data.images[2:3], data.labels[2:3])
+    for method in ("grand", "el2n"):
+        found = scores_of(method, network, theta, data, running)
+        torch.testing.assert_close(found[2:3], scores_of(method, network, theta, one, running))
 
 
 def test_a_network_without_features_is_named() -> None:
