@@ -9,7 +9,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from raydd.config import ModelConfig
 from raydd.errors import ConfigError
-from raydd.models import build, model_names, named
+from raydd.models import build, model_names, named, registry
 from raydd.rng import stream
 
 SETS = {"cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "tiny": ((3, 64, 64), 200)}
@@ -97,6 +97,14 @@ def test_averaging_replaces_the_strides() -> None:
     for part, pool in (("2", False), ("3", True), ("4", True), ("5", True)):
         x = block(x, part, pool)
     torch.testing.assert_close(averaged.embed(theta, images), x.mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_strides_or_pooling() -> None:
+    for name, strided in {"resnet18": True, "resnet18-ap": False, "resnetap10": False, "resnet10-thin": True}.items():
+        with torch.device("meta"):
+            modules = list(registry._ARCHITECTURES[name].build(ModelConfig(), (3, 32, 32), 10).modules())
+        strides = {part.stride for part in modules if isinstance(part, nn.Conv2d)}
+        assert strides == ({(1, 1), (2, 2)} if strided else {(1, 1)}) and any(isinstance(part, nn.AvgPool2d) for part in modules) != strided
 
 
 @pytest.mark.parametrize("name", ["resnet10-thin", "resnetap10"])
