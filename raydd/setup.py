@@ -207,7 +207,8 @@ class Evaluator:
     def passes(self, job: EvaluationJob) -> int:
         """How many passes of one network over its images a job takes. Raises `ConfigError` for settings that cannot be."""
         config, model = self._setup.config, self._setup.model
-        images = model.classes * decoded_count(job.decoding, len(job.labels) // model.classes)
+        whole = replace(job.decoding, kind="single") if job.decoding.kind == "bound" else job.decoding  # as `training_images` does
+        images = model.classes * decoded_count(whole, len(job.labels) // model.classes)
         phases = settings_for(config, model, images).phases(job.lr)
         return config.evaluation.nets * sum(phase.epochs for phase in phases)
 

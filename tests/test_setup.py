@@ -94,3 +94,16 @@ def test_patches_of_mixed_images_are_shrunk_real_ones_of_their_class(setup: Setu
         for y, x in ((0, 0), (0, 4), (4, 0), (4, 4)):
             patch = image[:, y : y + 4, x : x + 4]
             assert (np.abs(shrunk[train.labels == label] - patch).max(axis=(1, 2, 3)) < 1e-6).any()
+
+
+@pytest.mark.parametrize("kind", ["single", "multi", "bound"])
+def test_passes_are_counted_for_the_images_as_decoded(setup: Setup, kind: str) -> None:
+    decoding, evaluation = Decoding("training", 2, kind, 3), replace(CONFIG.evaluation, epochs=20, same_compute=True)
+    config = replace(CONFIG, evaluation=evaluation)
+    heard: list[int] = []
+    evaluator = Evaluator(replace(setup, config=config), heard.append)
+    job = synthetic_job(config, initial_set(setup), 0, decoding)
+    views = 5 if kind == "multi" else 4
+    record = evaluator(job)
+    assert record["settings"]["epochs"] == 20 // views and record["epochs"] == 20 // views + 1
+    assert sum(heard) == evaluator.passes(job) == 3 * record["epochs"]
