@@ -222,4 +222,4 @@ def test_commands_that_read_leave_a_run_as_it_is(run_copy: Path, tmp_path: Path)
 def test_as_a_module_in_a_process_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-m", "raydd", "distill", "nosuch"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("raydd: 'nosuch' is not a recipe; known: cifar10-mtt-ipc1")
+    assert done.stderr.startswith("raydd: 'nosuch' is not a recipe. See raydd recipes; digits-mtt-ipc1")
