@@ -139,7 +139,8 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
     chosen = selection.choose(chances, config.seed, step, attempt)
     candidate = candidates[chosen]
     if entry.networks is not None:
-        candidate = clock.time("prepare", lambda: executor.prepare([candidate], draws))[0]
+        if entry.networks.prepares and slots.selects(config, state.pool):
+            candidate = clock.time("prepare", lambda: executor.prepare([candidate], draws))[0]
         state = replace(state, pool=slots.taken(config, entry.networks, state.pool, candidate))
     update = clock.time("update", lambda: executor.update(synthetic, candidate, draws))
     new = apply_update(state, update, _optimiser(config, entry, state))

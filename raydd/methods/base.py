@@ -106,6 +106,7 @@ class NetworkRules:
     slots               what becomes of the slots with several candidates, unless `selection.slots` says
     independent         whether `advance` never looks at the synthetic set, so that it may run beside the update; the method is then
                         an `IndependentMethod`, and its draws have a `key` and, as `next()`, those of the next step
+    prepares            whether a network that is chosen needs `prepare` before its first update
     trains_last         whether a network that stays is trained after the last update of its lifetime too
     iterations(config)  lifetimes after which the run ends, or None when `steps` alone decides
     """
@@ -113,6 +114,7 @@ class NetworkRules:
     length: Callable[[Config], int]
     slots: Literal["put_back", "redraw"] = "redraw"
     independent: bool = False
+    prepares: bool = False
     trains_last: bool = False
     iterations: Callable[[Config], int | None] = lambda config: None
 

@@ -217,7 +217,7 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
     return found + batch_problems("idc.batch_real", idc.batch_real, facts)
 
 
-_RULES = NetworkRules(length=lambda config: config.idc.inner_steps, slots="put_back", independent=True, trains_last=True)
+_RULES = NetworkRules(length=lambda config: config.idc.inner_steps, slots="put_back", independent=True, prepares=True, trains_last=True)
 _BUILDS = {
     "idc": lambda config, resources: IDC(config, resources),
     "dream": lambda config, resources: IDC(config, resources, representatives=True),
