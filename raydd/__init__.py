@@ -16,7 +16,7 @@ from raydd.artifact import Artifact
 from raydd.config import Config, Execution, override
 from raydd.errors import RayddError
 from raydd.export import export
-from raydd.launch import distill, evaluate, predict, result_file, resume, train_experts
+from raydd.launch import distill, evaluate, evaluate_on, predict, result_file, resume, train_experts
 from raydd.recipes import Recipe, load_recipe, recipe_names
 from raydd.report import write_report
 from raydd.select import select
@@ -35,6 +35,7 @@ __all__ = [
     "SyntheticSet",
     "distill",
     "evaluate",
+    "evaluate_on",
     "export",
     "load_recipe",
     "override",

@@ -14,6 +14,7 @@ from raydd import artifact, checkpoint
 from raydd.config import to_dict
 from raydd.distill import Record, State, is_done
 from raydd.errors import ConfigError
+from raydd.evaluate import rate
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.services import Services
@@ -84,7 +85,7 @@ class Session:
     def _unfinished(self, entry: dict[str, Any], images: torch.Tensor, labels: torch.Tensor) -> EvaluationJob:
         """An evaluation that a checkpoint holds."""
         config, kind = self._setup.config, entry["kind"]
-        return EvaluationJob(entry["step"], kind, images, labels, config.evaluation.lr or entry["lr"], job_decoding(config, kind))
+        return EvaluationJob(entry["step"], kind, images, labels, rate(config, entry["lr"]), job_decoding(config, kind))
 
     def _refuse_fewer_steps(self, done: int) -> None:
         if done > self._setup.config.steps:

@@ -15,6 +15,7 @@ from raydd.config import Config
 from raydd.matching import cafe
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
 from raydd.methods.networks import (
+    EVALUATION_RATE,
     StepKey,
     batch_problems,
     by_class,
@@ -143,7 +144,7 @@ register(
         build=CAFE,
         draw=draw_key,
         optimiser=_optimiser,
-        step_size=lambda config: config.evaluation.lr or 0.01,
+        step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"cafe.lr_img": config.cafe.lr_img},
         networks=NetworkRules(length=lambda config: config.cafe.max_outer, iterations=lambda config: config.cafe.iterations),
         problems=_problems,

@@ -14,6 +14,7 @@ from raydd.config import Config
 from raydd.matching import distances, gradients
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Resources, register
 from raydd.methods.networks import (
+    EVALUATION_RATE,
     StepKey,
     batch_problems,
     by_class,
@@ -123,7 +124,7 @@ for _name, _siamese in (("dc", False), ("dsa", True)):
             build=lambda config, resources, siamese=_siamese: GradientMatching(config, resources, siamese),
             draw=draw_key,
             optimiser=lambda config, side, outer: image_optimiser(config.dc.lr_img, config.dc.momentum),
-            step_size=lambda config: config.evaluation.lr or 0.01,
+            step_size=lambda config: EVALUATION_RATE,
             rates=lambda config: {"dc.lr_img": config.dc.lr_img},
             networks=NetworkRules(length=lambda config: loops(config)[0]),
             problems=_problems,

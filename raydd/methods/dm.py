@@ -12,7 +12,18 @@ from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.matching import features
 from raydd.methods.base import MethodEntry, NetworkRules, Resources, register
-from raydd.methods.networks import StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, image_optimiser, purpose, siamese
+from raydd.methods.networks import (
+    EVALUATION_RATE,
+    StepKey,
+    batch_problems,
+    by_class,
+    class_chunk,
+    draw_key,
+    fresh,
+    image_optimiser,
+    purpose,
+    siamese,
+)
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
 
@@ -75,7 +86,7 @@ register(
         build=DistributionMatching,
         draw=draw_key,
         optimiser=lambda config, side, outer: image_optimiser(config.dm.lr_img, config.dm.momentum),
-        step_size=lambda config: config.evaluation.lr or 0.01,
+        step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"dm.lr_img": config.dm.lr_img},
         networks=NetworkRules(length=lambda config: 1),
         problems=lambda config, facts: batch_problems("dm.batch_real", config.dm.batch_real, facts),

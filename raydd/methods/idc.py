@@ -18,7 +18,7 @@ from raydd.config import Config
 from raydd.decode import Decoding, decode
 from raydd.matching import distances, features, gradients
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
-from raydd.methods.networks import StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, purpose
+from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, purpose
 from raydd.methods.real_training import RealTraining
 from raydd.rng import stream
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
@@ -230,7 +230,7 @@ for _name, _build in _BUILDS.items():
             build=_build,
             draw=draw_key,
             optimiser=_optimiser,
-            step_size=lambda config: config.evaluation.lr or 0.01,
+            step_size=lambda config: EVALUATION_RATE,
             rates=lambda config: {"idc.lr_img": config.idc.lr_img},
             networks=_RULES,
             decoding=decoding,

@@ -14,6 +14,9 @@ from raydd.rng import stream
 from raydd.training import Networks, Recipe, Streams, TensorBatches, train_epoch
 from raydd.types import Candidate, Network, SyntheticSet
 
+EVALUATION_RATE = 0.01
+"""The rate at which the papers of these methods train networks on the result; nothing learns it."""
+
 # Images that go through a network together on a CPU, and elsewhere: bounds memory, and on a CPU keeps to its cache.
 CHUNK_IMAGES = {"cpu": 512}
 OTHER_CHUNK_IMAGES = 16384
