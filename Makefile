@@ -18,8 +18,9 @@ demo: install
 	    --selection.policy dynadistill --selection.candidates 3
 	$(BIN)/raydd export demo --to png demo/png
 
+# Two processes: most tests of Ray wait. Those that share the one Ray cluster stay together (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # Several Ray nodes on this machine, with nodes killed: minutes, so apart from `make test`.
 test-multinode: install

@@ -14,6 +14,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use the Ray cluster run in one process, so that there is one cluster."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Any]:
     """Loads a recorded case by name: an npz as a dictionary of arrays, a json as it is."""
