@@ -22,7 +22,6 @@ from raydd.distill import State
 from raydd.errors import ConfigError, DataError
 from raydd.files import atomic_write_json
 from raydd.launch import absolute, services_for, silent, stop_on_signals
-from raydd.methods import method as registered
 from raydd.methods.base import check
 from raydd.run import Report, Stopped, identity
 from raydd.runfolder import RunFolder, images_sha256
@@ -33,6 +32,9 @@ from raydd.setup import Setup, prepare
 
 RECORD = "selected.json"
 SCORES = "forgetting.safetensors"
+RATE = 0.01
+"""Rate of evaluations whose protocol asks the set for one: real images have learned none. Source: section 3 of
+specs/dc_dsa_dm_cafe_selection_cl.md, where every program trains at it."""
 _RULES: dict[str, Callable[[Tensor, int], Tensor]] = {"herding": herding, "k_center": k_center}
 _REPORTS = 10
 
@@ -78,7 +80,7 @@ def select(
 
 
 def plain(config: Config, method: str) -> Config:
-    """The settings of a selection's run: the recipe's data, network and evaluation, and the step size that its method starts with."""
+    """The settings of a selection's run: the recipe's data, network and evaluation, and nothing of its method."""
     return Config(
         recipe=f"{config.recipe} ({method})" if config.recipe else method,
         ipc=config.ipc,
@@ -88,7 +90,7 @@ def plain(config: Config, method: str) -> Config:
         data=config.data,
         model=config.model,
         augment=config.augment,
-        mtt=MTTConfig(lr_init=registered(config.method).step_size(config)),
+        mtt=MTTConfig(lr_init=RATE),
         evaluation=replace(config.evaluation, every=0),
     )
 

@@ -70,7 +70,7 @@ def rows_of(method: str, setup: Setup, settings: SelectConfig = TINY) -> list[in
 def test_prints_accuracies_and_the_hash(herded: tuple[Path, Outcome]) -> None:
     run, outcome = herded
     assert outcome.code == 0, outcome.err
-    assert "real images by herding" in outcome.out and "random real images" in outcome.out
+    assert "at rate 0.01" in outcome.out and "real images by herding" in outcome.out and "random real images" in outcome.out
     assert f"{run}/selected.json" in outcome.out
     assert outcome.last_line == f"images sha256: {result(run)['images_sha256']}"
     assert "training networks: 4/4 epochs" in outcome.err
@@ -164,8 +164,8 @@ def test_what_counts_of_a_recipe() -> None:
     config = plain(raydd.override(recipe, {"selection.candidates": 3, "evaluation.every": 5, "evaluation.protocol": "dsa"}), "herding")
     assert (config.steps, config.init, config.selection, config.evaluation.every) == (0, "real", raydd.Config().selection, 0)
     assert (config.data, config.model, config.augment) == (recipe.data, recipe.model, recipe.augment)
-    # The method's rate is that of the set, so that a protocol with a rate of its own still counts.
-    assert config.mtt.lr_init == recipe.mtt.lr_init and config.evaluation.lr is None and config.evaluation.protocol == "dsa"
+    # 0.01 where the protocol asks the set, and not as an override of protocols with a rate of their own.
+    assert config.mtt.lr_init == 0.01 and config.evaluation.lr is None and config.evaluation.protocol == "dsa"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -228,6 +228,17 @@ def test_a_network_is_the_same_wherever_it_is_trained(method: str, whole: Setup)
     alone = there(1)
     assert all(np.array_equal(array, alone.arrays[name]) for name, array in both[1].arrays.items())
     assert alone.accuracy == both[1].accuracy and alone.loss == both[1].loss != both[0].loss
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_cuda_device(method: str, whole: Setup) -> None:
+    execution = raydd.Execution(device="cuda", deterministic=True)
+    there = prepare(whole.config, execution)
+    rows = [choose(method, there, resolved(method, TINY), InlineServices(there.device)).rows for _ in range(2)]
+    assert torch.equal(*rows) and rows[0].device.type == "cpu"
+    assert torch.tensor(whole.dataset.train.labels)[rows[0]].tolist() == torch.arange(10).repeat_interleave(3).tolist()
 
 
 def test_progress_and_a_stop_between_epochs(setup: Setup) -> None:
