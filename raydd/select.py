@@ -23,7 +23,7 @@ from raydd.errors import ConfigError, DataError
 from raydd.files import atomic_write_json
 from raydd.launch import absolute, services_for, silent, stop_on_signals
 from raydd.methods.base import check
-from raydd.run import Report, Stopped, identity
+from raydd.run import Report, Stopped, identity, never
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.select_config import SelectConfig, resolved
 from raydd.services import Services
@@ -96,7 +96,7 @@ def plain(config: Config, method: str) -> Config:
 
 
 def choose(
-    method: str, setup: Setup, settings: SelectConfig, services: Services, report: Report = silent, should_stop: Callable[[], bool] = bool
+    method: str, setup: Setup, settings: SelectConfig, services: Services, report: Report = silent, should_stop: Callable[[], bool] = never
 ) -> Choice:
     """The rows that a method chooses, training what networks it needs. `settings` are resolved.
 
