@@ -35,7 +35,8 @@ class Ahead:
         """(method, candidate, draws) of what may be done beside the update; with `targets` the real targets of the next step too."""
         if self.following is None:
             return [("advance", replace(candidate, network=self.network), self.draws)]
-        coming, draws = replace(candidate, network=self.following), self.draws.next()
+        # Within a lifetime the next step has one candidate, which is the first.
+        coming, draws = replace(candidate, index=0, network=self.following), self.draws.next()
         return [("advance", coming, draws), *([("target", coming, draws)] if targets else [])]
 
     def answered(self, networks: list[Network]) -> tuple["Ahead", "Ahead | None"]:

@@ -68,15 +68,30 @@ class RayExecutor:
                 self._ahead = Ahead(candidate.network, draws)
             beside = self._ahead.requests(candidate, targets=self._workers > 2)
             candidate = self._ahead.candidate(candidate)
-        requests = [("update", (self._send(synthetic, draws), pack(candidate)))]
-        requests += [(method, (self._key_parcel(own), pack(coming))) for method, coming, own in beside]
+        requests = [("update", (self._send(synthetic, draws), pack(candidate))), *map(self._asking, beside)]
         answers = self._pool.ask_each(requests, [(worker + place) % self._workers for place in range(len(requests))])
         if self._ahead is not None:
-            self._ahead, self._next = self._ahead.answered([unpack(answer.value[0]) for answer in answers[1:]])
+            answers += self._look_ahead(answers[1:], candidate)
         loss, images, step_size, seconds = answers[0].value
         update = Update(loss, images.join(), step_size.join(), seconds)
         self._note_transfer(started, answers, [answer.value[-1] for answer in answers])
         return update
+
+    def _look_ahead(self, answers: list[Answer], candidate: Candidate) -> list[Answer]:
+        """Note what was done beside an update. With three workers, what starts the chain of the steps to come is done now, with nothing
+        beside it: once in a network lifetime. Returns the answers to that.
+        """
+        self._ahead, self._next = self._ahead.answered([unpack(answer.value[0]) for answer in answers])
+        if self._next is not None or self._workers < 3:
+            return []
+        requests = self._ahead.requests(candidate, targets=True)
+        found = self._pool.ask_each(list(map(self._asking, requests)), list(range(len(requests))))
+        self._ahead, self._next = self._ahead.answered([unpack(answer.value[0]) for answer in found])
+        return found
+
+    def _asking(self, request: tuple[str, Candidate, Any]) -> tuple[str, tuple[Any, ...]]:
+        method, candidate, draws = request
+        return method, (self._key_parcel(draws), pack(candidate))
 
     def begin(self, births: list[int]) -> list[Network]:
         """New networks with these numbers. Raises what the method raises, and `WorkerError`."""

@@ -82,16 +82,16 @@ class IDC:
         return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def target(self, candidate: Candidate, draws: StepKey) -> Network:
-        """The network with the real gradients and mean features of a step in its memory, and the key that they are for."""
+        """The network with the real gradients and mean features of a step in its memory, and the draws and candidate they are for."""
         found = {f"target.{name}": value for name, value in self._target(candidate, draws).items()}
-        memory = candidate.network.memory | found | {"target.key": torch.tensor(draws.key)}
+        memory = candidate.network.memory | found | {"target.key": torch.tensor((*draws.key, candidate.index))}
         return replace(candidate.network, memory=memory)
 
     def _target(self, candidate: Candidate, draws: StepKey) -> dict[str, Tensor]:
         """Real gradients (C, P) and mean features (C, F), as far as they are matched: remembered for this step, or found."""
         model, network = self._resources.model, candidate.network
         key = network.memory.get("target.key")
-        if key is not None and tuple(key.tolist()) == draws.key:
+        if key is not None and tuple(key.tolist()) == (*draws.key, candidate.index):
             kept = {name: network.memory.get(f"target.{name}") for name in ("gradients", "features")}
             return {name: value.to(self._resources.device) for name, value in kept.items() if value is not None}
         real, found = self._real(candidate, draws), {}

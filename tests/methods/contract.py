@@ -258,6 +258,19 @@ def networks_depend_on_seed_and_birth_alone(name: str) -> None:
     assert torch.equal(found.fresh().begin(0).theta, births[0])
 
 
+def targets_found_beforehand_change_nothing(name: str) -> None:
+    """Nor do those of another step or candidate, which are not to be used."""
+    found = case(name, selection__common_draws=False)
+    if found.entry.networks is None or not found.entry.networks.independent:
+        return
+    candidate, other = found.candidates
+    assert found.draws.next() == found.entry.draw(found.config, len(found.synthetic.images), SHAPE[-1], 1, 0)
+    expected = found.fresh().update(found.synthetic, candidate, found.draws)
+    for aimed, draws in ((candidate, found.draws), (candidate, found.draws.next()), (replace(candidate, index=other.index), found.draws)):
+        network = found.fresh().target(aimed, draws)
+        assert same(found.fresh().update(found.synthetic, replace(candidate, network=network), found.draws), expected)
+
+
 def inline_executor_equals_plain_calls(name: str) -> None:
     found, made = case(name), case(name).fresh()
     executor, first = found.executor(), found.candidates[0]
@@ -321,6 +334,7 @@ CHECKS: list[Callable[[str], None]] = [
     arguments_are_left_alone,
     draws_and_networks_can_travel,
     networks_depend_on_seed_and_birth_alone,
+    targets_found_beforehand_change_nothing,
     inline_executor_equals_plain_calls,
     one_candidate_is_the_base_method,
     several_candidates_make_a_choice,
