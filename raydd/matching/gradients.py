@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from raydd.matching.distances import Distance
+from raydd.matching.threads import side_by_side
 from raydd.models import FlatModel, convnet_derivatives
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -27,10 +28,10 @@ def class_gradients(network: Network, theta: Tensor, images: Tensor, labels: Ten
     network  (theta (P,), images (B, ch, H, W)) -> logits (B, classes)
     images   (C, n, ch, H, W), one batch for each class
     labels   int64 (C,), the label of each batch
-    chunk    the most classes that go through together, which bounds memory; None leaves the choice to the network's route
+    chunk    the most classes in memory at once: on a CPU so many go side by side, up to one for each of torch's threads (None: so many)
     """
     gradient = _gradient_of(network, theta)
-    return torch.stack([gradient(x, y) for x, y in zip(images, labels, strict=True)])
+    return torch.stack(side_by_side(lambda place: gradient(images[place], labels[place]), len(images), images.device, chunk))
 
 
 def scores(
@@ -50,14 +51,15 @@ def match(
     labels  int64 (C,), the label of each batch
     chunk   as for `class_gradients`
     """
-    losses, towards = [], torch.empty_like(images)
-    both = _gradient_and_pullback_of(network, theta)
-    for place, (target, x, y) in enumerate(zip(real, images, labels, strict=True)):
-        gradient, pullback = both(x, y)
-        loss, direction = distance(target, gradient)
-        losses.append(loss)
+    both, towards = _gradient_and_pullback_of(network, theta), torch.empty_like(images)
+
+    def one(place: int) -> Tensor:
+        gradient, pullback = both(images[place], labels[place])
+        loss, direction = distance(real[place], gradient)
         towards[place] = pullback(direction)
-    return torch.stack(losses), towards
+        return loss
+
+    return torch.stack(side_by_side(one, len(images), images.device, chunk)), towards
 
 
 def _gradient_of(network: Network, theta: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

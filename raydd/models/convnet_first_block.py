@@ -12,24 +12,31 @@ With G = dv P', t_o = <G_o, w_o>, H_o = S w_o and c_o = scale_o inverse_o^3 t_o 
     d w_o = sum over images of a_o G_o - c_o H_o,    d scale_o = sum inverse_o t_o,    d P = A' dv - (1 / pixels) (sum_o c_o w_o w_o') P.
 
 A dash in names below stands for the derivative along a direction in (weight, scale, shift); S and P do not move.
-Pixels are ordered by their place in the 2 x 2 pooling window first, so that pooling adds four contiguous quarters.
-A last row of ones in P carries the shift.
+
+Maps are (4, windows, B, channels): pixels by their place in the 2 x 2 pooling window, then by window, so that pooling adds four blocks;
+images inside, so that one product with weights of every image is a grouped 1 x 1 convolution, for which processors have faster code
+than for a batch of thin matrix products. Patch values are in (row, column, channel) order, then a one, which carries the shift, then
+zeros up to a round number.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, unfold
+from torch.nn.functional import conv2d, pad
 
 from raydd.models.convnet_block import EPS, Form, Layer, masked
 
+_convolution_backward = torch.ops.aten.convolution_backward.default
+ROUND = 16
+"""Patch values are padded with zeros to a multiple of this, the width of a vector register."""
+
 
 class Saved(NamedTuple):
-    """Patches (B, K + 1, pixels), their S (B, K, K), the activation (B, pixels, O), `inverse` (B, O), h = S w and A (B, O, K).
+    """Patches (4, windows, B, K + padding), S (B, K, K), the activation (4, windows, B, O), `inverse` (B, O), h = S w and A (B, O, K).
 
-    `sides` are the height and width of the output map. In the tangent pass also the tangents of the activation, A, `inverse` and a.
-    The way down writes over the maps.
+    Also the image's and the output map's sides, and the output map (windows, B, O). In the tangent pass also the tangents of the
+    activation, A, `inverse` and a. The way down writes over the maps unless they are to be kept.
     """
 
     patches: Tensor
@@ -39,6 +46,7 @@ class Saved(NamedTuple):
     h: Tensor
     weights: Tensor
     sides: tuple[int, int]
+    pooled: Tensor
     y_moved: Tensor | None = None
     weights_moved: Tensor | None = None
     inverse_moved: Tensor | None = None
@@ -46,7 +54,7 @@ class Saved(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the second way down needs from the first: the gradient of the output map, G (B, O, K) and t (B, O)."""
+    """What the second way down needs from the first: the gradient of the output map (windows, B, O), G (B, O, K) and t (B, O)."""
 
     dp: Tensor
     g: Tensor
@@ -69,55 +77,53 @@ def folds(form: Form, shape: tuple[int, int, int], width: int) -> bool:
 def forward(form: Form, layer: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Output map (B, H / 2, W / 2, O) for images (B, H, W, C)."""
     saved = _prepare(form, layer, x)
-    return _pool(saved.sides, saved.y)[0], saved
+    return _to_map(saved.pooled, saved.sides), saved
 
 
 def backward(
     form: Form, layer: Layer, saved: Saved, dp: Tensor, grad: Layer, to_input: bool = False, keep: bool = False
 ) -> tuple[None, Kept]:
     """Add the gradient of the parameters to `grad`; return what `pull` needs. Without `keep` the activation is written over."""
-    g, shift = _to_patches(_spread(dp, saved.y, torch.empty_like(saved.y) if keep else saved.y), saved.patches)
-    weight = layer.weight.flatten(1)
+    dp = _to_windows(dp)
+    g, shift = _to_patches(_spread(dp, saved.y, torch.empty_like(saved.y) if keep else saved.y), saved)
+    weight = _matrix(layer.weight)
     t = (g * weight).sum(2)
     c = layer.scale * saved.inverse**3 * t
     grad.shift.add_(shift.sum(0))
     grad.scale.add_((saved.inverse * t).sum(0))
-    grad.weight.add_(_combine((layer.scale * saved.inverse, g), (-c, saved.h)).view_as(grad.weight))
+    _add_weight(grad, (layer.scale * saved.inverse, g), (-c, saved.h))
     return None, Kept(dp, g, t)
 
 
 def tangent(form: Form, layer: Layer, along: Layer, saved: Saved, x: None) -> tuple[Tensor, Moved]:
     """Second way up: tangent (B, H / 2, W / 2, O) of the output map; images do not move."""
     weights, inverse, _ = _moved(layer, along, saved)
-    y = torch.bmm(saved.patches.mT, _with_shift(weights, along.shift))
-    return _pool(saved.sides, masked(y, saved.y, out=y))[0], Moved(weights, inverse)
+    y = _from_patches(saved.patches, weights, along.shift)
+    return _to_map(_pool(masked(y, saved.y, out=y)), saved.sides), Moved(weights, inverse)
 
 
 def pull(form: Form, layer: Layer, along: Layer, saved: Saved, kept: Kept, moved: Moved, dp: Tensor) -> Tensor:
     """Second way down: tangent of the gradient of the images (B, H, W, C) for that (B, H / 2, W / 2, O) of the output map."""
-    dv = _spread(kept.dp, saved.y, torch.empty_like(saved.y))
-    images = torch.bmm(moved.weights.mT, dv.mT)
-    dv = _spread(dp, saved.y, dv)
-    images.baddbmm_(saved.weights.mT, dv.mT)
-    # a <G', w> for the tangent G' of G, without G': where dv is not zero, y = a <w, P> + shift
-    at_moved = (dv * saved.y).sum(1) - layer.shift * dv.sum(1)
-    weight, weight_along, inverse, t = layer.weight.flatten(1), along.weight.flatten(1), saved.inverse, kept.t
+    dp, dv = _to_windows(dp), _spread(kept.dp, saved.y, torch.empty_like(saved.y))
+    patches = _product(dv, _padded(moved.weights, saved.patches).mT)
+    patches += _product(_spread(dp, saved.y, dv), _padded(saved.weights, saved.patches).mT)
+    # a <G', w> for the tangent G' of G, without G': where dv is not zero, y = a <w, P> + shift, and dv is the same all over a window.
+    at_moved = (dp * saved.pooled).sum(0) - layer.shift * dv.sum((0, 1))
+    weight, weight_along, inverse, t = _matrix(layer.weight), _matrix(along.weight), saved.inverse, kept.t
     c = layer.scale * inverse**3 * t
     c_moved = along.scale * inverse**3 * t + 3 * layer.scale * inverse**2 * moved.inverse * t
     c_moved += inverse**2 * at_moved + layer.scale * inverse**3 * (kept.g * weight_along).sum(2)
-    outer = _outer_moved(weight, weight_along, c, c_moved)
-    images.baddbmm_(outer, saved.patches[:, :-1], alpha=-1 / images.shape[2])
-    return _fold(images, form, saved.sides)
+    return _to_images(form, saved, patches, _outer_moved(weight, weight_along, c, c_moved))
 
 
 def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[Tensor, Saved]:
     """Stacked output map (value, tangent) (2, B, H / 2, W / 2, O) for images (B, H, W, C)."""
     saved = _prepare(form, layer, x)
     moved, inverse_moved, a_moved = _moved(layer, along, saved)
-    y_moved = torch.bmm(saved.patches.mT, _with_shift(moved, along.shift))
+    y_moved = _from_patches(saved.patches, moved, along.shift)
     masked(y_moved, saved.y, out=y_moved)
-    saved = saved._replace(y_moved=y_moved, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
-    return _pool(saved.sides, saved.y, y_moved), saved
+    both = torch.stack([_to_map(saved.pooled, saved.sides), _to_map(_pool(y_moved), saved.sides)])
+    return both, saved._replace(y_moved=y_moved, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
 
 
 def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
@@ -125,28 +131,26 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
 
     dp  stacked (tangent, value) gradient of the output map
     """
-    scale, inverse, weight, weight_along = layer.scale, saved.inverse, layer.weight.flatten(1), along.weight.flatten(1)
-    value, moved = _spread(dp[1], saved.y, saved.y_moved), _spread(dp[0], saved.y, saved.y)
-    g, _ = _to_patches(value, saved.patches)
-    images = torch.bmm(saved.weights_moved.mT, value.mT)
-    g_moved, shift = _to_patches(moved, saved.patches)
-    images.baddbmm_(saved.weights.mT, moved.mT)
+    scale, inverse, weight, weight_along = layer.scale, saved.inverse, _matrix(layer.weight), _matrix(along.weight)
+    dv = _spread(_to_windows(dp[1]), saved.y, saved.y_moved)
+    g, _ = _to_patches(dv, saved)
+    patches = _product(dv, _padded(saved.weights_moved, saved.patches).mT)
+    dv = _spread(_to_windows(dp[0]), saved.y, saved.y)
+    g_moved, shift = _to_patches(dv, saved)
+    patches += _product(dv, _padded(saved.weights, saved.patches).mT)
     t, t_moved = (g * weight).sum(2), (g_moved * weight).sum(2) + (g * weight_along).sum(2)
     c = scale * inverse**3 * t
     c_moved = along.scale * inverse**3 * t + 3 * scale * inverse**2 * saved.inverse_moved * t + scale * inverse**3 * t_moved
     grad.shift.add_(shift.sum(0))
     grad.scale.add_((saved.inverse_moved * t + inverse * t_moved).sum(0))
     h_moved = weight_along @ saved.second
-    terms = ((saved.a_moved, g), (scale * inverse, g_moved), (-c_moved, saved.h), (-c, h_moved))
-    grad.weight.add_(_combine(*terms).view_as(grad.weight))
-    outer = _outer_moved(weight, weight_along, c, c_moved)
-    images.baddbmm_(outer, saved.patches[:, :-1], alpha=-1 / images.shape[2])
-    return _fold(images, form, saved.sides)
+    _add_weight(grad, (saved.a_moved, g), (scale * inverse, g_moved), (-c_moved, saved.h), (-c, h_moved))
+    return _to_images(form, saved, patches, _outer_moved(weight, weight_along, c, c_moved))
 
 
 def _moved(layer: Layer, along: Layer, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
     """Tangents of A (B, O, K), of `inverse` (B, O) and of a (B, O)."""
-    weight, weight_along = layer.weight.flatten(1), along.weight.flatten(1)
+    weight, weight_along = _matrix(layer.weight), _matrix(along.weight)
     inverse = -(saved.inverse**3) * (saved.h * weight_along).sum(2)
     a = along.scale * saved.inverse + layer.scale * inverse
     return a[:, :, None] * weight + (layer.scale * saved.inverse)[:, :, None] * weight_along, inverse, a
@@ -158,37 +162,41 @@ def _outer_moved(weight: Tensor, weight_along: Tensor, c: Tensor, c_moved: Tenso
 
 
 def _prepare(form: Form, layer: Layer, x: Tensor) -> Saved:
-    """The block up to its activation."""
-    weight = layer.weight.flatten(1)
-    patches = _patches(x, form)
-    centred = patches[:, :-1]
-    second = (centred @ centred.mT) / patches.shape[2]
+    """The block up to its output map."""
+    weight, patches = _matrix(layer.weight), _patches(x, form)
+    by_image = patches.flatten(0, 1)[..., : weight.shape[1]].transpose(0, 1)
+    second = (by_image.mT @ by_image) / by_image.shape[1]
     h = weight @ second
     inverse = (h * weight).sum(2).add_(EPS).rsqrt_()
     weights = (layer.scale * inverse)[:, :, None] * weight
-    y = torch.bmm(patches.mT, _with_shift(weights, layer.shift)).relu_()
-    return Saved(patches, second, y, inverse, h, weights, _windows(x, form))
+    y = _from_patches(patches, weights, layer.shift).relu_()
+    return Saved(patches, second, y, inverse, h, weights, _windows(x, form), _pool(y))
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """A convolution weight (O, C, 3, 3) as (O, K), K in the order of the patches."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _add_weight(grad: Layer, *terms: tuple[Tensor, Tensor]) -> None:
+    """Add the sum over terms and images of a (B, O) times m (B, O, K) to the weight's gradient."""
+    total = sum(torch.einsum("bo,bok->ok", a, m) for a, m in terms)
+    outputs, channels = grad.weight.shape[:2]
+    grad.weight.add_(total.view(outputs, 3, 3, channels).permute(0, 3, 1, 2))
 
 
 def _patches(x: Tensor, form: Form) -> Tensor:
-    """Centred patches and a row of ones, (B, K + 1, pixels), pixels ordered (row in window, column in window, window)."""
-    columns = unfold(x.permute(0, 3, 1, 2), 3, padding=form.padding)
-    columns -= columns.mean(2, keepdim=True)
-    patches = columns.new_empty(len(x), columns.shape[1] + 1, columns.shape[2])
+    """Centred patches, ones and zeros, (4, windows, B, K + padding), of images (B, H, W, C)."""
+    padding = form.padding
+    runs = pad(x, (0, 0, padding, padding, padding, padding)).unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
     height, width = _windows(x, form)
-    windows = columns.view(*columns.shape[:2], height, 2, width, 2).permute(0, 1, 3, 5, 2, 4)
-    patches[:, :-1].view(windows.shape).copy_(windows)
-    patches[:, -1] = 1
+    runs = runs.unflatten(1, (height, 2)).unflatten(3, (width, 2)).permute(2, 4, 1, 3, 0, 5, 6, 7)
+    values = 9 * x.shape[3]
+    patches = x.new_zeros(4, height * width, len(x), -(-(values + 1) // ROUND) * ROUND)
+    patches[..., :values].view(runs.shape).copy_(runs)
+    patches -= patches.mean((0, 1))
+    patches[..., values] = 1
     return patches
-
-
-def _fold(patches: Tensor, form: Form, sides: tuple[int, int]) -> Tensor:
-    """Adjoint of `_patches` without its last row: gradient of the images (B, H, W, C), for the sides of the output map."""
-    patches = patches - patches.mean(2, keepdim=True)
-    height, width = sides
-    columns = patches.view(*patches.shape[:2], 2, 2, height, width).permute(0, 1, 4, 2, 5, 3).flatten(2)
-    side = (2 * height + 2 - 2 * form.padding, 2 * width + 2 - 2 * form.padding)
-    return fold(columns, side, 3, padding=form.padding).permute(0, 2, 3, 1)
 
 
 def _windows(x: Tensor, form: Form) -> tuple[int, int]:
@@ -196,33 +204,82 @@ def _windows(x: Tensor, form: Form) -> tuple[int, int]:
     return (x.shape[1] + 2 * form.padding - 2) // 2, (x.shape[2] + 2 * form.padding - 2) // 2
 
 
-def _pool(sides: tuple[int, int], *maps: Tensor) -> Tensor:
-    """Stacked pooled maps (n, B, H / 2, W / 2, O) of n maps (B, pixels, O)."""
-    count, _, width = maps[0].shape
-    pooled = maps[0].new_empty(len(maps), count, *sides, width)
-    for quarters, out in zip(maps, pooled, strict=True):
-        torch.sum(quarters.view(count, 4, *sides, width), 1, out=out)
-    return pooled.mul_(0.25)
+def _to_images(form: Form, saved: Saved, patches: Tensor, outer: Tensor) -> Tensor:
+    """Image gradient (B, H, W, C): `patches` (like the saved ones) - P outer / pixels, less their mean, added up where they overlap."""
+    pixels, values, padding = 4 * patches.shape[1], outer.shape[2], form.padding
+    square = _padded(pad(outer / pixels, (0, 0, 0, patches.shape[3] - values)), saved.patches)
+    patches -= _product(saved.patches, square)
+    patches -= patches.mean((0, 1))
+    count, (height, width) = patches.shape[2], saved.sides
+    patches = patches.view(2, 2, height, width, count, -1).permute(4, 2, 0, 3, 1, 5).reshape(count, 2 * height, 2 * width, -1)
+    images = patches.new_zeros(count, 2 * height + 2, 2 * width + 2, values // 9)
+    for place, own in enumerate(patches[..., :values].split(values // 9, dim=3)):
+        row, column = divmod(place, 3)
+        images[:, row : row + 2 * height, column : column + 2 * width] += own
+    return images[:, padding:-padding, padding:-padding]
+
+
+def _pool(y: Tensor) -> Tensor:
+    """Output map (windows, B, O) of (4, windows, B, O)."""
+    return torch.add(y[0], y[1]).add_(y[2]).add_(y[3]).mul_(0.25)
 
 
 def _spread(dp: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    """Gradient (B, pixels, O) at the normalised output for that of the pooled one, written to `out`."""
-    quarters = (dp * 0.25).flatten(1, 2)[:, None].expand(-1, 4, -1, -1)
-    masked(quarters, y.view(quarters.shape), out=out.view(quarters.shape))
+    """Gradient (4, windows, B, O) at the normalised output for that of the output map (windows, B, O), written to `out`."""
+    masked((dp * 0.25).expand_as(y), y, out=out)
     return out
 
 
-def _with_shift(weights: Tensor, shift: Tensor) -> Tensor:
-    """(B, K + 1, O): the weights of each image and the shift, which the row of ones multiplies."""
-    return torch.cat([weights.mT, shift.expand(len(weights), 1, -1)], dim=1)
+def _to_map(windows: Tensor, sides: tuple[int, int]) -> Tensor:
+    """(windows, B, O) as a contiguous map (B, H, W, O)."""
+    return windows.transpose(0, 1).contiguous().unflatten(1, sides)
 
 
-def _to_patches(dv: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """G (B, O, K) and the sum of dv over the pixels (B, O)."""
-    product = torch.bmm(patches, dv)
-    return product[:, :-1].mT, product[:, -1]
+def _to_windows(maps: Tensor) -> Tensor:
+    """The inverse of `_to_map`."""
+    return maps.flatten(1, 2).transpose(0, 1).contiguous()
 
 
-def _combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum over terms and images of a (B, O) times m (B, O, K): (O, K)."""
-    return sum(torch.einsum("bo,bok->ok", a, m) for a, m in terms)
+def _from_patches(patches: Tensor, weights: Tensor, shift: Tensor) -> Tensor:
+    """(4, windows, B, O): the patches times the weights (B, O, K) of each image, plus the shift (O,)."""
+    full = _padded(weights, patches)
+    full[:, :, weights.shape[2]] = shift
+    return _product(patches, full)
+
+
+def _padded(weights: Tensor, patches: Tensor) -> Tensor:
+    """Weights (B, O, K) with zeros for what the patches hold beside K values."""
+    full = weights.new_zeros(*weights.shape[:2], patches.shape[3])
+    full[:, :, : weights.shape[2]] = weights
+    return full
+
+
+def _to_patches(dv: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
+    """G (B, O, K) and the sum of dv (4, windows, B, O) over the pixels (B, O)."""
+    count, values = saved.patches.shape[2], saved.h.shape[2]
+    if _grouped(dv):
+        weight = dv.new_empty(count * dv.shape[3], saved.patches.shape[3], 1, 1)
+        arguments = None, [1, 1], [0, 0], [2, 2], False, [0, 0], count, [False, True, False]
+        product = _convolution_backward(_planes(dv), _planes(saved.patches), weight, *arguments)[1].view(count, dv.shape[3], -1)
+    else:
+        product = dv.flatten(0, 1).permute(1, 2, 0) @ saved.patches.flatten(0, 1).transpose(0, 1)
+    return product[:, :, :values], product[:, :, values]
+
+
+def _product(x: Tensor, weights: Tensor) -> Tensor:
+    """(4, windows, B, O) of x (4, windows, B, I) and weights (B, O, I) of each image."""
+    if not _grouped(x):
+        return (x.flatten(0, 1).transpose(0, 1) @ weights.mT).transpose(0, 1).contiguous().view(*x.shape[:3], -1)
+    # A 1 x 1 kernel has no use for dilation, but only with some does torch hand such a kernel to its fast library on one thread.
+    product = conv2d(_planes(x), weights.reshape(-1, weights.shape[2], 1, 1), groups=len(weights), dilation=2)
+    return product.permute(0, 2, 3, 1).reshape(*x.shape[:3], -1)
+
+
+def _grouped(x: Tensor) -> bool:
+    """Whether grouped convolutions are the faster products: in float32 on a CPU."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _planes(x: Tensor) -> Tensor:
+    """(4, windows, B, C) as one image of B C channels, (1, B C, 4, windows)."""
+    return x.reshape(1, 4, x.shape[1], -1).permute(0, 3, 1, 2)

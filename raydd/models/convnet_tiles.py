@@ -98,9 +98,12 @@ def lower_gradient(product: Tensor) -> Tensor:
 
 def raise_weight(weight: Tensor) -> Tensor:
     """G w: (O, I, 3, 3) to (6 O, I, 1, 3)."""
-    rows = weight.permute(2, 0, 3, 1).reshape(3, -1)
-    values = weight.new_tensor(_EVALUATE) @ rows
-    return values.view(-1, 1, 3, weight.shape[1]).permute(0, 3, 1, 2)
+    rows = weight.permute(2, 0, 3, 1).contiguous()
+    values = weight.new_empty(POINTS, *rows.shape[1:])
+    # Not as a matrix product, whose rounding depends on the number of threads.
+    for coefficients, value in zip(_EVALUATE, values, strict=True):
+        torch.mul(rows[0], coefficients[0], out=value).add_(rows[1], alpha=coefficients[1]).add_(rows[2], alpha=coefficients[2])
+    return values.flatten(0, 1)[:, None].permute(0, 3, 1, 2)
 
 
 def raised_zeros(weight: Tensor) -> Tensor:
