@@ -47,6 +47,40 @@ def test_tiny_temperatures_and_zero_losses_give_probabilities() -> None:
     assert selection.probabilities(zeros, [0.0, 0.0], 0) == [0.5, 0.5]
 
 
+def test_temperature_may_multiply() -> None:
+    """specs/idc_dream_pdd.md section 5.2: the printed formula has no place for it."""
+    multiplied = SelectionConfig(policy="dynadistill", temperature=4.0, temperature_place="multiply")
+    divided = SelectionConfig(policy="dynadistill", temperature=0.25)
+    losses = [0.5, 0.7, 0.9]
+    assert selection.probabilities(multiplied, losses, 0) == pytest.approx(selection.probabilities(divided, losses, 0))
+    weights = [math.exp(-4 * loss) for loss in losses]
+    assert selection.probabilities(multiplied, losses, 0) == pytest.approx([weight / sum(weights) for weight in weights])
+    assert selection.probabilities(replace(multiplied, temperature=1e300), [0.5, 0.2, 0.9], 0) == [0, 1, 0]
+
+
+def test_annealing_moves_a_temperature_that_multiplies() -> None:
+    annealed = SelectionConfig(policy="annealed", temperature=1.0, final_temperature=100.0, temperature_place="multiply")
+    early, late = (selection.probabilities(annealed, [0.5, 0.6], progress) for progress in (0.0, 1.0))
+    assert early[0] == pytest.approx(1 / (1 + math.exp(-0.1))) and late[0] == pytest.approx(1 / (1 + math.exp(-10)))
+
+
+def test_relative_scores_are_divided_by_the_size_of_what_is_matched() -> None:
+    """A loss of 6 on gradients of squared norm 12 is better than one of 4 on 5."""
+    relative = SelectionConfig(policy="dynadistill", normalise="relative")
+    weights = [math.exp(-0.5 / 0.5), math.exp(-0.8 / 0.5)]
+    assert selection.probabilities(relative, [6.0, 4.0], 0, [12.0, 5.0]) == pytest.approx([weight / sum(weights) for weight in weights])
+    greedy = replace(relative, policy="greedy")
+    assert selection.probabilities(greedy, [6.0, 4.0], 0, [12.0, 5.0]) == [1, 0]
+    assert selection.probabilities(replace(greedy, normalise="none"), [6.0, 4.0], 0, [12.0, 5.0]) == [0, 1]
+
+
+def test_a_relative_score_without_size_is_never_chosen() -> None:
+    relative = SelectionConfig(policy="uniform", normalise="relative")
+    assert selection.probabilities(relative, [1.0, 2.0, 3.0], 0, [1.0, 0.0, math.nan]) == [1, 0, 0]
+    assert selection.probabilities(relative, [1.0, 2.0], 0, [0.0, 0.0]) == [0, 0]
+    assert selection.probabilities(replace(relative, normalise="mean"), [1.0, 3.0], 0, [0.0, 1.0]) == [0.5, 0.5]
+
+
 def test_greedy_takes_the_best_and_the_first_of_equals() -> None:
     greedy = SelectionConfig(policy="greedy")
     assert selection.probabilities(greedy, [0.5, 0.2, 0.2], 0) == [0, 1, 0]
