@@ -3,7 +3,7 @@
 Plain functions on tensors, in float32 or float64. Batches are class-major, (C, n, ch, H, W): n images of each of C classes. Synthetic
 images are those that the network sees, decoded and augmented; the caller pulls the gradient back through that.
 
-    distances.dc_distance(layout, metric="ours" | "mse" | "cos", eps) -> Distance
+    distances.dc_distance(layout, metric="rows" | "mse" | "cos", eps) -> Distance
     distances.idc_distance(layout, metric="mse" | "l1" | "l1_mean" | "cos", bias, fc, eps) -> Distance
     Distance(real, synthetic), (C, P) each -> losses (C,), derivative in the synthetic one (C, P)
 
@@ -11,12 +11,18 @@ images are those that the network sees, decoded and augmented; the caller pulls 
     gradients.match(network, theta, real (C, P), images, labels, distance, chunk) -> losses (C,), image gradient
     gradients.scores(network, theta, real (C, P), images, labels, distance, chunk) -> losses (C,)
 
-    features.mean_features(embed, theta, images, chunk) -> (C, F)
-    features.match_features(embed, theta, real (C, F), images, metric="mse" | "l1", chunk) -> losses (C,), image gradient
+    features.mean_features(network, theta, images, chunk) -> (C, F)
+    features.match_features(network, theta, real (C, F), images, metric="mse" | "l1", chunk) -> losses (C,), image gradient
+
+    both.targets(model, theta, images, labels (C,), chunk) -> Targets(gradients (C, P), features (C, F))
+    both.match(model, theta, real, images, labels, distance, metric, weight, chunk) -> losses (C,), image gradient
+    both.scores(the same) -> losses (C,)
 
     cafe.real_features(model, theta, images, chunk) -> RealFeatures
     cafe.match(model, theta, real, images, weights, factor, chunk) -> Terms, image gradient
+    cafe.score(the same) -> Terms
     cafe.layer_weights(depth) -> the reference's weights
 
-`layout` is `FlatModel.layout`, `network` a `FlatModel` or any (theta, images) -> logits, `embed` is `FlatModel.embed`.
+`layout` is `FlatModel.layout`; `network` is a `FlatModel`, which is fastest, or any function of (theta, images) that gives logits, or
+for `features` features. `chunk` bounds how many classes are in memory at once.
 """

@@ -1,28 +1,32 @@
 """Distribution matching: class means of features of real and synthetic images, and the gradient in the synthetic images.
 
 DM: specs/dc_dsa_dm_cafe_selection_cl.md section 6. DREAM+: specs/idc_dream_pdd.md section 3. CAFE: `raydd.matching.cafe`.
-Features are any function `(theta (P,), images (B, ch, H, W)) -> (B, F)`, such as `FlatModel.embed`.
 
+`network` is a `FlatModel`, whose features are those of `embed`, or any function `(theta (P,), images (B, ch, H, W)) -> (B, F)`.
 `chunk` bounds memory. Classes of one chunk go through the network together, so with a batch norm its statistics are those of the
-chunk: None, all classes at once, is then the reference's form. Without one every chunk gives the same numbers up to rounding.
+chunk: None, all classes at once, is then the reference's form. Without one every chunk gives the same numbers up to rounding, and
+networks with derivatives written by hand take one class at a time, on a CPU up to `chunk` of them side by side.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Embedding = Callable[[Tensor, Tensor], Tensor]
+from raydd.matching.by_hand import Network, bound
+from raydd.matching.threads import side_by_side
+from raydd.models import FlatModel, convnet_derivatives
 
 
-@torch.no_grad()
-def mean_features(embed: Embedding, theta: Tensor, images: Tensor, chunk: int | None = None) -> Tensor:
+def mean_features(network: Network, theta: Tensor, images: Tensor, chunk: int | None = None) -> Tensor:
     """The mean feature (C, F) of every class's batch (C, n, ch, H, W), without any graph."""
-    return torch.cat([_means(embed, theta, x) for x in images.split(chunk or len(images))])
+    by_hand = bound(convnet_derivatives.mean_feature, network, theta)
+    if by_hand is not None:
+        return torch.stack(side_by_side(lambda place: by_hand(images[place]), len(images), images.device, chunk))
+    with torch.no_grad():
+        return torch.cat([_means(network, theta, x) for x in images.split(chunk or len(images))])
 
 
 def match_features(
-    embed: Embedding, theta: Tensor, real: Tensor, images: Tensor, metric: str = "mse", chunk: int | None = None
+    network: Network, theta: Tensor, real: Tensor, images: Tensor, metric: str = "mse", chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The losses (C,) between mean features and the gradient (C, m, ch, H, W) of each in its own class's images.
 
@@ -33,27 +37,40 @@ def match_features(
     With a batch norm the classes are not independent: the gradient is that of the sum of the losses.
     Raises `ValueError` for another metric.
     """
-    losses, towards = [], []
-    for target, x in zip(real.split(chunk or len(real)), images.split(chunk or len(images)), strict=True):
+    towards = torch.empty_like(images)
+    by_hand = bound(convnet_derivatives.mean_feature_and_pullback, network, theta)
+
+    def one(place: int) -> Tensor:
+        mean, pullback = by_hand(images[place])
+        loss, derivative = feature_distance(metric, real[place], mean)
+        towards[place] = pullback(derivative)
+        return loss
+
+    if by_hand is not None:
+        return torch.stack(side_by_side(one, len(images), images.device, chunk)), towards
+    losses = []
+    for place in torch.arange(len(images)).split(chunk or len(images)):
+        here = slice(int(place[0]), int(place[-1]) + 1)
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            means = _means(embed, theta, x)
-        loss, derivative = feature_distance(metric, target, means.detach())
+            x = images[here].detach().requires_grad_()
+            means = _means(network, theta, x)
+        loss, derivative = feature_distance(metric, real[here], means.detach())
         losses.append(loss)
-        towards += torch.autograd.grad(means, x, derivative)
-    return torch.cat(losses), torch.cat(towards)
+        (towards[here],) = torch.autograd.grad(means, x, derivative)
+    return torch.cat(losses), towards
 
 
 def feature_distance(metric: str, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses (C,) between mean features (C, F) and their derivative (C, F) in the synthetic ones; metric as in `match_features`."""
+    """The losses () or (C,) between mean features (F,) or (C, F), and the derivative in the synthetic ones; metric as above."""
     difference = synthetic - real
     if metric == "mse":
-        return difference.square().sum(1), 2 * difference
+        return difference.square().sum(-1), 2 * difference
     if metric == "l1":
-        return difference.abs().sum(1), difference.sign()
+        return difference.abs().sum(-1), difference.sign()
     raise ValueError(f"no feature distance {metric!r}; known: mse, l1")
 
 
-def _means(embed: Embedding, theta: Tensor, images: Tensor) -> Tensor:
+def _means(network: Network, theta: Tensor, images: Tensor) -> Tensor:
     """(C, F) of (C, n, ch, H, W)."""
+    embed = network.embed if isinstance(network, FlatModel) else network
     return embed(theta, images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(1)

@@ -4,8 +4,8 @@ For class c with network theta, g_c is the gradient in theta of the mean cross-e
 D(g_c of the real batch, g_c of the synthetic batch). With v = dD/dg_c its gradient in the synthetic images is d<g_c, v>/d images:
 one second derivative towards the images alone, never towards theta.
 
-Classes do not mix: every batch statistic is that of one class, whatever `chunk` is. Sources: specs/idc_dream_pdd.md sections 1.6 and 7,
-specs/dc_dsa_dm_cafe_selection_cl.md section 4.
+Classes do not mix: each goes through the network by itself, so batch statistics are those of one class. Sources:
+specs/idc_dream_pdd.md sections 1.6 and 7, specs/dc_dsa_dm_cafe_selection_cl.md section 4.
 """
 
 from collections.abc import Callable
@@ -14,24 +14,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from raydd.matching.by_hand import Network, bound
 from raydd.matching.distances import Distance
 from raydd.matching.threads import side_by_side
-from raydd.models import FlatModel, convnet_derivatives
-
-Network = Callable[[Tensor, Tensor], Tensor]
-Pullback = Callable[[Tensor], Tensor]
+from raydd.models import convnet_derivatives
 
 
 def class_gradients(network: Network, theta: Tensor, images: Tensor, labels: Tensor, chunk: int | None = None) -> Tensor:
     """The gradient (C, P) in theta of the mean cross-entropy of every class's batch, without any graph.
 
-    network  (theta (P,), images (B, ch, H, W)) -> logits (B, classes)
+    network  a `FlatModel`, or any (theta (P,), images (B, ch, H, W)) -> logits (B, classes)
     images   (C, n, ch, H, W), one batch for each class
     labels   int64 (C,), the label of each batch
-    chunk    the most classes in memory at once: on a CPU so many go side by side, up to one for each of torch's threads (None: so many)
+    chunk    the most classes in memory at once. Networks with derivatives written by hand take so many side by side on a CPU, up to
+             one for each of torch's threads (None: as many as these); others always take one
     """
-    gradient = _gradient_of(network, theta)
-    return torch.stack(side_by_side(lambda place: gradient(images[place], labels[place]), len(images), images.device, chunk))
+    by_hand = bound(convnet_derivatives.gradient_at, network, theta)
+    if by_hand is None:
+        return torch.stack([_gradient(network, theta, x, y, create_graph=False) for x, y in zip(images, labels, strict=True)])
+
+    def one(place: int) -> Tensor:
+        return by_hand(images[place], labels[place].expand(images.shape[1]))[1]
+
+    return torch.stack(side_by_side(one, len(images), images.device, chunk))
 
 
 def scores(
@@ -51,44 +56,27 @@ def match(
     labels  int64 (C,), the label of each batch
     chunk   as for `class_gradients`
     """
-    both, towards = _gradient_and_pullback_of(network, theta), torch.empty_like(images)
+    by_hand = bound(convnet_derivatives.gradient_and_pullback, network, theta)
+    towards = torch.empty_like(images)
 
     def one(place: int) -> Tensor:
-        gradient, pullback = both(images[place], labels[place])
+        if by_hand is None:
+            gradient, pullback = _gradient_and_pullback(network, theta, images[place], labels[place])
+        else:
+            gradient, _, pullback = by_hand(images[place], labels[place].expand(images.shape[1]))
         loss, direction = distance(real[place], gradient)
         towards[place] = pullback(direction)
         return loss
 
-    return torch.stack(side_by_side(one, len(images), images.device, chunk)), towards
+    # Other networks one after another: torch.func.functional_call is not made for several threads at once.
+    return torch.stack(side_by_side(one, len(images), images.device, 1 if by_hand is None else chunk)), towards
 
 
-def _gradient_of(network: Network, theta: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """(images (B, ch, H, W), label ()) -> gradient (P,), the fastest that is exact."""
-    if _by_hand(network):
-        spec = convnet_derivatives.spec(network.config, network.shape, network.classes)
-        prepared = convnet_derivatives.prepare(spec, theta)
-        return lambda x, y: convnet_derivatives.gradient_at(spec, prepared, x, y.expand(len(x)))[1]
-    return lambda x, y: _gradient(network, theta, x, y, create_graph=False)
-
-
-def _gradient_and_pullback_of(network: Network, theta: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Pullback]]:
-    """(images, label) -> (gradient g (P,), function of a direction (P,) that gives d<g, direction>/d images)."""
-    if _by_hand(network):
-        spec = convnet_derivatives.spec(network.config, network.shape, network.classes)
-        prepared = convnet_derivatives.prepare(spec, theta)
-        return lambda x, y: convnet_derivatives.gradient_and_pullback(spec, prepared, x, y.expand(len(x)))[::2]
-
-    def both(images: Tensor, label: Tensor) -> tuple[Tensor, Pullback]:
-        images = images.detach().requires_grad_()
-        gradient = _gradient(network, theta, images, label, create_graph=True)
-        return gradient.detach(), lambda direction: torch.autograd.grad(gradient, images, direction)[0]
-
-    return both
-
-
-def _by_hand(network: Network) -> bool:
-    """Whether the network's derivatives are written by hand."""
-    return isinstance(network, FlatModel) and convnet_derivatives.supports(network.config)
+def _gradient_and_pullback(network: Network, theta: Tensor, images: Tensor, label: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The gradient g (P,) of one class, and a function of a direction (P,) that gives d<g, direction>/d images, once."""
+    images = images.detach().requires_grad_()
+    gradient = _gradient(network, theta, images, label, create_graph=True)
+    return gradient.detach(), lambda direction: torch.autograd.grad(gradient, images, direction)[0]
 
 
 def _gradient(network: Network, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool) -> Tensor:

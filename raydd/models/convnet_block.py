@@ -109,6 +109,15 @@ def backward(
     return (_lower_gradient(form, dx) if to_input else None), Kept(du, h, dot)
 
 
+def descend(form: Form, layer: Layer, saved: Saved, dp: Tensor) -> Tensor:
+    """The gradient of the input map alone (B, H, W, I), for that (B, H', W', O) of the output map."""
+    du = _spread(form, dp[None], saved.y)[0]
+    if form.norm:
+        mean, dot = _mean(du), _mean(du * saved.xhat)
+        du.sub_(mean).addcmul_(saved.xhat, dot, value=-1).mul_(layer.scale * saved.inverse)
+    return _lower_gradient(form, _pull_input(form, _raise_gradient(form, du), saved.x, layer.weight))
+
+
 def tangent(form: Form, layer: Layer, along: Layer, saved: Saved, x: Tensor | None) -> tuple[Tensor, Moved]:
     """Second way up: tangent (B, H', W', O) of the output map for that of the input map (B, H, W, I), None for one that does not move."""
     moved = _convolve(form, saved.x, along.weight)

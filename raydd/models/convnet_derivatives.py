@@ -156,6 +156,30 @@ def gradient_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor
 
 
 @torch.no_grad()
+def mean_feature(spec: ConvNetSpec, network: Parameters, images: Tensor) -> Tensor:
+    """The mean (F,) of the features before the classifier, of images (B, C, H, W)."""
+    return _by_channel(spec, sum(_features(spec, network, x)[0].sum(0) for x in _split(spec, images)) / len(images))
+
+
+@torch.no_grad()
+def mean_feature_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The same mean (F,), and a function from a derivative (F,) in it to that in the images (B, C, H, W), to be called once."""
+    chunks = [_features(spec, network, x) for x in _split(spec, images)]
+
+    @torch.no_grad()
+    def pullback(towards_mean: Tensor) -> Tensor:
+        dp, forms, towards = _by_pixel(spec, towards_mean) / len(images), spec.forms(images.device.type), []
+        for features, saved in chunks:
+            dx = dp.expand_as(features).reshape(len(features), *spec.sides(), spec.width)
+            for module, *place in reversed(list(zip(_modules(spec), forms, network.layers, saved, strict=True))):
+                dx = module.descend(*place, dx)
+            towards.append(dx)
+        return _image_order(towards)
+
+    return _by_channel(spec, sum(features.sum(0) for features, _ in chunks) / len(images)), pullback
+
+
+@torch.no_grad()
 def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """With g the gradient of the mean cross-entropy in theta: <g, direction> (), H direction (P,), d<g, direction>/d images (B, C, H, W).
 
@@ -173,22 +197,28 @@ def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tenso
 
 def _first_way(spec: ConvNetSpec, network: Parameters, grad: Parameters, x: Tensor, labels: Tensor, share: float, keep: bool) -> _Way:
     """A chunk up and down: add the gradient of `share` times its summed loss to `grad`. Without `keep` the maps are written over."""
-    modules, forms, saved, kept = _modules(spec), spec.forms(x.device.type), [], []
-    for module, form, layer in zip(modules, forms, network.layers, strict=True):
-        x, values = module.forward(form, layer, x)
-        saved.append(values)
-    features = x.flatten(1)
+    modules, forms, kept = _modules(spec), spec.forms(x.device.type), []
+    features, saved = _features(spec, network, x)
     logits = torch.addmm(network.bias, features, network.weight.T)
     chance = logits.softmax(1)
     towards = _minus_one(chance.clone(), labels).mul_(share)
     grad.weight.addmm_(towards.T, features)
     grad.bias.add_(towards.sum(0))
-    dp = (towards @ network.weight).view_as(x)
+    dp = (towards @ network.weight).view(len(x), *spec.sides(), spec.width)
     for block in reversed(range(spec.depth)):
         place = forms[block], network.layers[block], saved[block], dp, grad.layers[block]
         dp, values = modules[block].backward(*place, to_input=block > 0, keep=keep)
         kept.insert(0, values)
     return _Way(saved, kept, features, logits, chance, towards)
+
+
+def _features(spec: ConvNetSpec, network: Parameters, x: Tensor) -> tuple[Tensor, list]:
+    """Features (B, F) of a chunk, and what every block saves."""
+    saved = []
+    for module, form, layer in zip(_modules(spec), spec.forms(x.device.type), network.layers, strict=True):
+        x, values = module.forward(form, layer, x)
+        saved.append(values)
+    return x.flatten(1), saved
 
 
 def _second_way(spec: ConvNetSpec, network: Parameters, along: Parameters, way: _Way, extra: Tensor | None, share: float) -> Tensor:
@@ -262,8 +292,12 @@ def _minus_one(chance: Tensor, labels: Tensor) -> Tensor:
 
 def _chunks(spec: ConvNetSpec, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, H, W, C) and their labels, chunk by chunk."""
-    size = chunk_size(spec, images)
-    return zip(images.permute(0, 2, 3, 1).contiguous().split(size), labels.split(size), strict=True)
+    return zip(_split(spec, images), labels.split(chunk_size(spec, images)), strict=True)
+
+
+def _split(spec: ConvNetSpec, images: Tensor) -> tuple[Tensor, ...]:
+    """Images (B, H, W, C), chunk by chunk."""
+    return images.permute(0, 2, 3, 1).contiguous().split(chunk_size(spec, images))
 
 
 def chunk_size(spec: ConvNetSpec, images: Tensor) -> int:

@@ -95,6 +95,14 @@ def backward(
     return None, Kept(dp, g, t)
 
 
+def descend(form: Form, layer: Layer, saved: Saved, dp: Tensor) -> Tensor:
+    """The gradient of the images alone (B, H, W, C), for that (B, H / 2, W / 2, O) of the output map; the activation is written over."""
+    dp, dv, weight = _to_windows(dp), saved.y, _matrix(layer.weight)
+    _spread(dp, saved.y, dv)
+    c = saved.inverse**2 * _scaled_t(layer, saved, dp, dv)
+    return _to_images(form, saved, _product(dv, _padded(saved.weights, saved.patches).mT), (c[:, :, None] * weight).mT @ weight)
+
+
 def tangent(form: Form, layer: Layer, along: Layer, saved: Saved, x: None) -> tuple[Tensor, Moved]:
     """Second way up: tangent (B, H / 2, W / 2, O) of the output map; images do not move."""
     weights, inverse, _ = _moved(layer, along, saved)
@@ -107,8 +115,7 @@ def pull(form: Form, layer: Layer, along: Layer, saved: Saved, kept: Kept, moved
     dp, dv = _to_windows(dp), _spread(kept.dp, saved.y, torch.empty_like(saved.y))
     patches = _product(dv, _padded(moved.weights, saved.patches).mT)
     patches += _product(_spread(dp, saved.y, dv), _padded(saved.weights, saved.patches).mT)
-    # a <G', w> for the tangent G' of G, without G': where dv is not zero, y = a <w, P> + shift, and dv is the same all over a window.
-    at_moved = (dp * saved.pooled).sum(0) - layer.shift * dv.sum((0, 1))
+    at_moved = _scaled_t(layer, saved, dp, dv)
     weight, weight_along, inverse, t = _matrix(layer.weight), _matrix(along.weight), saved.inverse, kept.t
     c = layer.scale * inverse**3 * t
     c_moved = along.scale * inverse**3 * t + 3 * layer.scale * inverse**2 * moved.inverse * t
@@ -154,6 +161,14 @@ def _moved(layer: Layer, along: Layer, saved: Saved) -> tuple[Tensor, Tensor, Te
     inverse = -(saved.inverse**3) * (saved.h * weight_along).sum(2)
     a = along.scale * saved.inverse + layer.scale * inverse
     return a[:, :, None] * weight + (layer.scale * saved.inverse)[:, :, None] * weight_along, inverse, a
+
+
+def _scaled_t(layer: Layer, saved: Saved, dp: Tensor, dv: Tensor) -> Tensor:
+    """a t (B, O) for the gradient of the output map dp (windows, B, O), spread out as dv, without the large product G.
+
+    Where dv is not zero the activation is y = a <w, P> + shift, and dv is the same all over a window.
+    """
+    return (dp * saved.pooled).sum(0) - layer.shift * dv.sum((0, 1))
 
 
 def _outer_moved(weight: Tensor, weight_along: Tensor, c: Tensor, c_moved: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from tests.matching.recorded import assert_near, block_by_block, network, tensor
 
 @pytest.mark.golden
 @pytest.mark.parametrize(("name", "classes"), [("dm_one_class", 1), ("dm_three_classes", 3)])
-@pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_dm_equals_the_reference(golden, name: str, classes: int, chunk: int | None) -> None:
+@pytest.mark.parametrize(("chunk", "by_hand"), [(None, False), (1, False), (2, False), (2, True)])
+def test_dm_equals_the_reference(golden, name: str, classes: int, chunk: int | None, by_hand: bool) -> None:
     case = golden(name)
     model, theta = network(case, classes), tensor(case, "in_theta")
-    real = features.mean_features(model.embed, theta, tensor(case, "in_images_real"), chunk)
+    model = model if by_hand else model.embed
+    real = features.mean_features(model, theta, tensor(case, "in_images_real"), chunk)
     images = tensor(case, "in_images_syn").unflatten(0, (classes, -1))
-    losses, towards = features.match_features(model.embed, theta, real, images, chunk=chunk)
+    losses, towards = features.match_features(model, theta, real, images, chunk=chunk)
     assert_near(losses.sum(), tensor(case, "out_loss"))
     assert_near(towards.flatten(0, 1), tensor(case, "out_grad_images"))
 
@@ -29,9 +30,9 @@ def test_the_feature_term_of_dream_plus_equals_the_reference(golden, metric: str
     case = golden("dreamplus_match_loss")
     model = network(case, 4)
     theta = block_by_block(tensor(case, "in_theta"), tensor(case, "in_theta_shapes"))
-    real = features.mean_features(model.embed, theta, tensor(case, "in_images_real")[None])
+    real = features.mean_features(model, theta, tensor(case, "in_images_real")[None])
     assert_near(real[0], tensor(case, "out_mean_feature_real"))
-    losses, _ = features.match_features(model.embed, theta, real, tensor(case, "in_images_syn")[None], metric)
+    losses, _ = features.match_features(model, theta, real, tensor(case, "in_images_syn")[None], metric)
     assert_near(losses[0], tensor(case, f"out_{metric}_feature_term"))
 
 
@@ -41,13 +42,13 @@ def inputs(model: FlatModel) -> tuple[Tensor, Tensor, Tensor]:
     return model.init(generator).double(), *batches
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(("norm", "width"), [("instance", 32), ("none", 8), ("batch", 8)])
 @pytest.mark.parametrize("metric", ["mse", "l1"])
-def test_the_gradient_is_that_of_the_plain_sum(norm: str, metric: str) -> None:
-    model = build(ModelConfig(width=8, depth=2, norm=norm), (3, 8, 8), 3)
+def test_the_gradient_is_that_of_the_plain_sum(norm: str, width: int, metric: str) -> None:
+    model = build(ModelConfig(width=width, depth=2, norm=norm), (3, 8, 8), 3)
     theta, real, images = inputs(model)
+    losses, towards = features.match_features(model, theta, features.mean_features(model, theta, real), images, metric)
     images.requires_grad_()
-    losses, towards = features.match_features(model.embed, theta, features.mean_features(model.embed, theta, real), images, metric)
     means = [model.embed(theta, batch.flatten(0, 1)).view(3, batch.shape[1], -1).mean(1) for batch in (real, images)]
     plain = sum((x - y).pow(2).sum() if metric == "mse" else (x - y).abs().sum() for x, y in zip(*means, strict=True))
     torch.testing.assert_close(losses.sum(), plain.detach(), rtol=1e-12, atol=0)
@@ -57,7 +58,7 @@ def test_the_gradient_is_that_of_the_plain_sum(norm: str, metric: str) -> None:
 def test_equal_images_have_equal_means() -> None:
     model = build(ModelConfig(width=8, depth=2), (3, 8, 8), 3)
     theta, real, _ = inputs(model)
-    losses, towards = features.match_features(model.embed, theta, features.mean_features(model.embed, theta, real), real)
+    losses, towards = features.match_features(model, theta, features.mean_features(model, theta, real), real)
     assert not losses.any() and not towards.any()
 
 

@@ -14,6 +14,7 @@ from tests.matching.recorded import assert_near, block_by_block, network, tensor
 CLASSES = 3
 NETWORKS = {
     "instance": ModelConfig(width=8, depth=2),
+    "folded": ModelConfig(width=32, depth=2),
     "group": ModelConfig(width=8, depth=2, norm="group"),
     "layer": ModelConfig(width=8, depth=2, norm="layer"),
     "batch": ModelConfig(width=8, depth=2, norm="batch"),
@@ -98,6 +99,21 @@ def test_one_big_batch_is_another_loss_with_a_batch_norm() -> None:
         [torch.autograd.grad(cross_entropy(x, y.expand(2)), theta, retain_graph=True)[0] for x, y in zip(logits, labels, strict=True)]
     )
     assert (together - alone).abs().max() > 1e-3 * alone.abs().max()
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    model = build(NETWORKS["folded"], (3, 8, 8), 4)
+    theta, real, images, labels = (tensor.float() if tensor.is_floating_point() else tensor for tensor in inputs(model))
+    distance, found = idc_distance(model.layout), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            target = gradients.class_gradients(model, theta, real, labels)
+            found.append((target, *gradients.match(model, theta, target, images, labels, distance)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(first, other) for others in found[1:] for first, other in zip(found[0], others, strict=True))
 
 
 def test_a_set_matches_itself() -> None:

@@ -31,10 +31,29 @@ def both(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[list[Tensor]
     return expected, [by_hand.gradient(spec, theta, images, labels)[1], *by_hand.adjoint_step(spec, theta, images, labels, direction)]
 
 
+def images_alone(config: ModelConfig, shape: tuple[int, int, int]) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradient, mean feature, and image derivatives of <gradient, direction>, of <mean feature, weights> and of their sum, both ways."""
+    theta, images, labels, direction = case(config, shape)
+    model, spec = build(config, shape, CLASSES), by_hand.spec(config, shape, CLASSES)
+    theta, images = theta.requires_grad_(), images.requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(theta, images), labels), theta, create_graph=True)
+    mean = model.embed(theta, images).mean(0)
+    weights = torch.randn(len(mean), generator=torch.Generator().manual_seed(4)).double()
+    of_gradient, of_mean = (torch.autograd.grad(part, images, retain_graph=True)[0] for part in (gradient @ direction, mean @ weights))
+    expected = [gradient.detach(), mean.detach(), of_gradient, of_mean, of_gradient + of_mean]
+    network, images = by_hand.prepare(spec, theta.detach()), images.detach()
+    found, feature, pullback = by_hand.gradient_and_pullback(spec, network, images, labels)
+    again, through_mean = by_hand.mean_feature_and_pullback(spec, network, images)
+    assert torch.equal(feature, by_hand.mean_feature(spec, network, images)) and torch.equal(feature, again)
+    assert all(torch.equal(*pair) for pair in zip(by_hand.gradient_at(spec, network, images, labels)[1:], (found, feature), strict=True))
+    return expected, [found, feature, pullback(direction), through_mean(weights), pullback(direction, weights)]
+
+
 def assert_equal(config: ModelConfig, shape: tuple[int, int, int]) -> None:
-    for expected, actual in zip(*both(config, shape), strict=True):
-        assert actual.shape == expected.shape
-        assert (actual - expected).abs().max() <= 1e-10 * expected.abs().max()
+    for quantities in (both, images_alone):
+        for expected, actual in zip(*quantities(config, shape), strict=True):
+            assert actual.shape == expected.shape
+            assert (actual - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
 @pytest.mark.parametrize("chunk_bytes", [WHOLE, ONE_BY_ONE])
@@ -85,9 +104,11 @@ def test_float32_is_as_near_to_float64_as_automatic_differentiation() -> None:
     config, shape = ModelConfig(width=32, depth=3), (3, 16, 16)
     exact = both(config, shape)[0]
     theta, images, labels, direction = case(config, shape, torch.float32)
-    actual = by_hand.adjoint_step(by_hand.spec(config, shape, CLASSES), theta, images, labels, direction)
+    spec = by_hand.spec(config, shape, CLASSES)
+    actual = by_hand.adjoint_step(spec, theta, images, labels, direction)
+    alone = by_hand.gradient_and_pullback(spec, by_hand.prepare(spec, theta), images, labels)[2](direction)
     plain = autograd_derivatives(build(config, shape, CLASSES)).pullback(theta, images, labels, direction)
-    for mine, theirs, value in zip(actual, plain, exact[1:], strict=True):
+    for mine, theirs, value in zip((*actual, alone), (*plain, plain[2]), (*exact[1:], exact[3]), strict=True):
         error, usual = ((part - value).norm() / value.norm() for part in (mine, theirs))
         assert mine.dtype == torch.float32
         assert error <= 5 * usual + 1e-6

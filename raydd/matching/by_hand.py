@@ -1,0 +1,19 @@
+"""Which networks have derivatives written by hand, and these made ready for many batches of one theta."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from raydd.models import FlatModel, convnet_derivatives
+
+Network = FlatModel | Callable[[Tensor, Tensor], Tensor]
+
+
+def bound(function: Callable[..., Any], network: Network, theta: Tensor) -> Callable[..., Any] | None:
+    """A function of `convnet_derivatives` (spec, parameters, ...) for this network and theta; None for networks without."""
+    if not isinstance(network, FlatModel) or not convnet_derivatives.supports(network.config):
+        return None
+    spec = convnet_derivatives.spec(network.config, network.shape, network.classes)
+    return partial(function, spec, convnet_derivatives.prepare(spec, theta))

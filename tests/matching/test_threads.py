@@ -1,0 +1,45 @@
+"""Work side by side: order, exceptions, and what threads of torch's own remain."""
+
+import threading
+
+import pytest
+import torch
+
+from raydd.matching.threads import side_by_side
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_results_are_in_order_and_each_thread_computes_alone() -> None:
+    barrier = threading.Barrier(2, timeout=10)
+
+    def work(place: int) -> tuple[int, int, bool]:
+        barrier.wait()
+        return place, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        assert side_by_side(work, 4, CPU, most=2) == [(place, 1, False) for place in range(4)]
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(("count", "most", "device"), [(1, None, "cpu"), (3, 1, "cpu"), (3, None, "meta")])
+def test_one_at_a_time_stays_on_this_thread(count: int, most: int | None, device: str) -> None:
+    found = side_by_side(lambda place: (threading.get_ident(), torch.get_num_threads()), count, torch.device(device), most)
+    assert found == [(threading.get_ident(), 3)] * count
+
+
+def test_an_exception_comes_through_and_threads_are_put_back() -> None:
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda place: 1 // place, 3, CPU)
+    numbers: list[int] = []
+    later = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert numbers == [3]
