@@ -114,7 +114,8 @@ def spec(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> Conv
 def gradient(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy () and its gradient (P,) with respect to theta (P,).
 
-    images (B, C, H, W), labels int64 (B,); float32 or float64. The gradient of a convolution bias before a normalisation is zero.
+    images (B, C, H, W); labels int64 (B,), or chances of the classes (B, classes); float32 or float64. The gradient of a convolution
+    bias before a normalisation is zero.
     """
     return gradient_at(spec, prepare(spec, theta), images, labels)[:2]
 
@@ -128,6 +129,7 @@ def gradient_at(spec: ConvNetSpec, network: Parameters, images: Tensor, labels: 
         way = _first_way(spec, network, grad, x, y, 1 / len(labels), keep=False)
         loss += cross_entropy(way.logits, y, reduction="sum") / len(labels)
         features = features + way.features.sum(0)
+        del way  # its maps, before the next chunk's need their place in the cache
     return loss, _flat(spec, total, grad), _by_channel(spec, features / len(labels))
 
 
@@ -153,6 +155,12 @@ def gradient_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor
         return _image_order([_second_way(spec, network, along, way, extra, 1 / len(labels)) for way in ways])
 
     return _flat(spec, total, grad), _by_channel(spec, features / len(labels)), pullback
+
+
+def kept_bytes(spec: ConvNetSpec, size: int, element: int = 4) -> int:
+    """What `gradient_and_pullback` keeps of each image until its function is dropped, in bytes, counted; `size` is P."""
+    one, two = (_kept_by(spec, torch.zeros(size), torch.zeros(count, *spec.shape)) for count in (1, 2))
+    return (two - one) * element // 4
 
 
 @torch.no_grad()
@@ -210,6 +218,14 @@ def _first_way(spec: ConvNetSpec, network: Parameters, grad: Parameters, x: Tens
         dp, values = modules[block].backward(*place, to_input=block > 0, keep=keep)
         kept.insert(0, values)
     return _Way(saved, kept, features, logits, chance, towards)
+
+
+@torch.no_grad()
+def _kept_by(spec: ConvNetSpec, theta: Tensor, images: Tensor) -> int:
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    way = _first_way(spec, prepare(spec, theta), _accumulators(spec, theta), *next(_chunks(spec, images, labels)), 1.0, keep=True)
+    tensors = [part for parts in (*way.saved, *way.kept, way[2:]) for part in parts if isinstance(part, Tensor)]
+    return sum({part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in tensors}.values())
 
 
 def _features(spec: ConvNetSpec, network: Parameters, x: Tensor) -> tuple[Tensor, list]:
@@ -286,7 +302,9 @@ def _by_pixel(spec: ConvNetSpec, features: Tensor) -> Tensor:
 
 
 def _minus_one(chance: Tensor, labels: Tensor) -> Tensor:
-    """Softmax minus one-hot labels, in place: the gradient of the summed cross-entropy in the logits."""
+    """Softmax minus the labels' chances, in place: the gradient of the summed cross-entropy in the logits."""
+    if labels.is_floating_point():
+        return chance.sub_(labels)
     return chance.scatter_add_(1, labels[:, None], chance.new_full((len(labels), 1), -1.0))
 
 
