@@ -70,3 +70,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, drawn: CutMixDraw | None) -> T
     if drawn is None:
         return own
     return drawn.ratio * own + (1 - drawn.ratio) * F.cross_entropy(logits, labels[drawn.partners])
+
+
+def chances(labels: Tensor, classes: int, drawn: CutMixDraw | None) -> Tensor:
+    """Labels (B,) as they are, or of mixed images the chances (B, classes) whose cross-entropy is that of `cross_entropy`."""
+    if drawn is None:
+        return labels
+    own = F.one_hot(labels, classes).to(torch.get_default_dtype())
+    return drawn.ratio * own + (1 - drawn.ratio) * own[drawn.partners]

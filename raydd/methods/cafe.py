@@ -13,6 +13,7 @@ from torch import Tensor
 from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.matching import cafe
+from raydd.metagrad import derivatives_of
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
 from raydd.methods.networks import (
     EVALUATION_RATE,
@@ -39,6 +40,7 @@ class CAFE:
 
     def __init__(self, config: Config, resources: Resources):
         self._config, self._settings, self._resources = config, config.cafe, resources
+        self._derivatives = derivatives_of(resources.model)
         self._strategy = config.augment.strategy if config.cafe.dsa else "none"
         self._classes = resources.model.classes
         early, late = config.cafe.early_weight, config.cafe.late_weight
@@ -88,7 +90,7 @@ class CAFE:
         window: list[Tensor] = []
         for epoch in range(settings.max_inner):
             number = draws.step * settings.max_inner + epoch
-            network = train_on_set(self._resources.model, network, synthetic, settings.lr_net, recipe, draws.seed, number)
+            network = train_on_set(self._derivatives, network, synthetic, settings.lr_net, recipe, draws.seed, number)
             window = [*window, self._query(network, draws, epoch + 1)][-settings.window :]
             if len(window) == settings.window and _range(torch.stack(window)) > settings.inner_range:
                 break

@@ -12,6 +12,7 @@ from torch import Tensor
 from raydd.augment.classes import apply_classes
 from raydd.config import Config
 from raydd.matching import distances, gradients
+from raydd.metagrad import derivatives_of
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Resources, register
 from raydd.methods.networks import (
     EVALUATION_RATE,
@@ -44,6 +45,7 @@ class GradientMatching:
 
     def __init__(self, config: Config, resources: Resources, siamese: bool):
         self._config, self._settings, self._resources = config, config.dc, resources
+        self._derivatives = derivatives_of(resources.model)
         self._strategy = config.augment.strategy if siamese else "none"
         self._distance = distances.dc_distance(resources.model.layout, self._settings.metric, self._settings.eps)
         self._labels = torch.arange(resources.model.classes, device=resources.device)
@@ -85,7 +87,7 @@ class GradientMatching:
         _, inner = loops(self._config)
         recipe = Recipe(self._settings.batch_train, strategy=self._strategy, parameters="per-image")
         for epoch in range(draws.step * inner, (draws.step + 1) * inner):
-            network = train_on_set(self._resources.model, network, synthetic, self._settings.lr_net, recipe, draws.seed, epoch)
+            network = train_on_set(self._derivatives, network, synthetic, self._settings.lr_net, recipe, draws.seed, epoch)
         return network
 
     def _real(self, candidate: Candidate, draws: StepKey) -> Tensor:

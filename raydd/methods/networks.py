@@ -8,10 +8,11 @@ from torch import Tensor
 from raydd.augment import dsa
 from raydd.augment.classes import ClassDraw
 from raydd.config import Config
+from raydd.metagrad import Derivatives
 from raydd.methods.base import DataFacts, Optimiser, Resources
 from raydd.models import FlatModel
 from raydd.rng import stream
-from raydd.training import Networks, Recipe, Streams, TensorBatches, train_epoch
+from raydd.training import Recipe, TensorBatches, augmented, sgd_
 from raydd.types import Candidate, Network, SyntheticSet
 
 EVALUATION_RATE = 0.01
@@ -78,13 +79,17 @@ def class_chunk(given: int | None, images: int, device: torch.device) -> int:
     return given or max(1, CHUNK_IMAGES.get(device.type, OTHER_CHUNK_IMAGES) // images)
 
 
-def train_on_set(model: FlatModel, network: Network, synthetic: SyntheticSet, lr: float, recipe: Recipe, seed: int, epoch: int) -> Network:
-    """The network after one epoch on the synthetic set, its images held fixed; `epoch` numbers the epochs of the run."""
-    networks = Networks(network.theta.detach().clone()[None], network.velocity.clone()[None] if recipe.momentum else None)
-    data = TensorBatches(synthetic.images, synthetic.labels)
-    train_epoch(model, data, networks, lr, recipe, Streams(seed, "network", (0,)), epoch)
-    velocity = network.velocity if networks.velocity is None else networks.velocity[0]
-    return replace(network, theta=networks.thetas[0], velocity=velocity)
+def train_on_set(
+    derivatives: Derivatives, network: Network, synthetic: SyntheticSet, lr: float, recipe: Recipe, seed: int, epoch: int
+) -> Network:
+    """The network after one epoch of plain SGD on the synthetic set, its images held fixed; `epoch` numbers the epochs of the run."""
+    theta, data = network.theta.clone(), TensorBatches(synthetic.images, synthetic.labels)
+    order = torch.randperm(len(data.labels), generator=stream(seed, epoch, "network-order")).to(theta.device)
+    generator = stream(seed, epoch, "network-augmentation")
+    for rows in order.split(recipe.batch_size):
+        images, labels = augmented(data, rows, generator, recipe)
+        sgd_(theta, derivatives.gradient(theta, images, labels), None, lr, recipe)
+    return replace(network, theta=theta)
 
 
 def image_optimiser(lr: float, momentum: float) -> Optimiser:

@@ -12,6 +12,7 @@ from torch import Tensor
 from raydd.augment import cutmix, diffaug
 from raydd.config import IDCConfig
 from raydd.data import RealData
+from raydd.metagrad import derivatives_of
 from raydd.models import FlatModel
 from raydd.rng import stream
 from raydd.training import Recipe, sgd_
@@ -24,6 +25,7 @@ class RealTraining:
     def __init__(self, model: FlatModel, real: RealData, settings: IDCConfig, seed: int):
         self._model, self._real, self._settings, self._seed = model, real, settings, seed
         self._size = min(settings.batch_net or settings.batch_real, len(real.resident))
+        self._gradient = derivatives_of(model).gradient
         self._recipe = Recipe(self._size, settings.momentum_net, settings.weight_decay_net)
 
     def update_batches(self) -> int:
@@ -71,7 +73,6 @@ class RealTraining:
         mixed = cutmix.draw(generator, len(rows), side, settings.mix_probability)
         drawn, mixed = drawn and drawn.to(device), mixed and mixed.to(device)
         seen = cutmix.apply(diffaug.apply(images, drawn), mixed)
-        at = theta.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(cutmix.cross_entropy(self._model(at, seen), labels, mixed), at)
+        gradient = self._gradient(theta, seen, cutmix.chances(labels, self._model.classes, mixed))
         moved = sgd_(theta, gradient, velocity, settings.lr_net, self._recipe)
         return velocity if moved is None else moved

@@ -82,3 +82,12 @@ def test_a_batch_is_mixed_with_the_probability_asked_for() -> None:
     images, labels, logits = torch.randn(2, 1, 4, 4, generator=stream(0, 0, "x")), torch.tensor([0, 1]), torch.eye(2)
     assert cutmix.apply(images, None) is images
     assert torch.equal(cutmix.cross_entropy(logits, labels, None), F.cross_entropy(logits, labels))
+
+
+def test_chances_have_the_cross_entropy_of_the_mix() -> None:
+    """So that derivatives written by hand, which take chances, serve mixed batches."""
+    labels, logits = torch.tensor([0, 2, 1, 2]), torch.randn(4, 3, generator=stream(0, 0, "logits"))
+    drawn = cutmix.mixing(torch.tensor([2, 0, 3, 1]), 0.6, 8, 3, 5)
+    mixed = torch.nn.functional.cross_entropy(logits, cutmix.chances(labels, 3, drawn))
+    torch.testing.assert_close(mixed, cutmix.cross_entropy(logits, labels, drawn))
+    assert cutmix.chances(labels, 3, None) is labels

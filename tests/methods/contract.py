@@ -218,18 +218,25 @@ def equal_draws_give_equal_bits(name: str) -> None:
 
 
 def what_was_asked_before_changes_nothing(name: str) -> None:
-    """A method may keep what it has computed, but never gives it for other images, candidates or draws."""
+    """A method may keep what it has computed, but never gives it for other images, candidates, networks or draws."""
     found, kept = case(name), case(name).fresh()
-    expected = answers(found, found.fresh())
+    (first, second), count = found.candidates, len(found.synthetic.images)
+    asked = (found.synthetic, first, found.draws)
+    expected = (found.fresh().score(*asked), found.fresh().update(*asked))
     others = [
-        replace(found, synthetic=replace(found.synthetic, images=found.synthetic.images + 0.1)),
-        replace(found, draws=found.entry.draw(found.config, len(found.synthetic.images), SHAPE[-1], 1, 0)),
-        replace(found, candidates=found.candidates[::-1]),
-        found,
+        (replace(found.synthetic, images=found.synthetic.images + 0.1), first, found.draws),
+        (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 1, 0)),
+        (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 0, 1)),
+        (found.synthetic, replace(first, expert=second.expert, network=second.network), found.draws),
+        (found.synthetic, second, found.draws),
+        asked,
     ]
     for other in others:
-        answers(other, kept)
-        assert same(answers(found, kept), expected)
+        for ask in (kept.score, kept.update):
+            ask(*other)
+            assert same(kept.score(*asked), expected[0])
+            ask(*other)
+            assert same(kept.update(*asked), expected[1])
 
 
 def arguments_are_left_alone(name: str) -> None:

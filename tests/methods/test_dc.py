@@ -9,6 +9,7 @@ from raydd.config import Config, DCConfig
 from raydd.executor import InlineExecutor
 from raydd.matching.distances import dc_distance
 from raydd.matching.gradients import class_gradients
+from raydd.metagrad import derivatives_of
 from raydd.methods import dc, method, networks
 from raydd.training import Recipe
 from raydd.types import Candidate, Network, SyntheticSet, Update
@@ -71,7 +72,7 @@ def test_networks_train_on_the_set_for_some_epochs(name: str, strategy: str) -> 
     expected = network = found.candidates[0].network
     recipe = Recipe(4, strategy=strategy, parameters="per-image")
     for epoch in (10, 11):
-        expected = networks.train_on_set(found.resources.model, expected, found.synthetic, 0.01, recipe, 0, epoch)
+        expected = networks.train_on_set(derivatives_of(found.resources.model), expected, found.synthetic, 0.01, recipe, 0, epoch)
     assert same(found.fresh().advance(found.synthetic, network, draws), expected)
     assert not torch.equal(expected.theta, network.theta)
 

@@ -140,3 +140,17 @@ def test_other_networks_are_refused(changed: dict[str, str]) -> None:
     assert not by_hand.supports(config)
     with pytest.raises(ValueError, match="hand-written"):
         by_hand.spec(config, (3, 8, 8), CLASSES)
+
+
+def test_chances_in_place_of_labels() -> None:
+    """The gradient of a mixed cross-entropy, as automatic differentiation has it."""
+    config = ModelConfig(width=4, depth=2)
+    network, spec = build(config, (3, 8, 8), 5), convnet_derivatives.spec(config, (3, 8, 8), 5)
+    theta = network.init(stream(0, 0, "theta")).double()
+    images = torch.randn(6, 3, 8, 8, generator=stream(0, 0, "images"), dtype=torch.float64)
+    chances = torch.rand(6, 5, generator=stream(0, 0, "chances"), dtype=torch.float64).softmax(1)
+    at = theta.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(network(at, images), chances)
+    loss, gradient = convnet_derivatives.gradient(spec, theta, images, chances)
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, at)[0], rtol=1e-10, atol=1e-12)
