@@ -8,6 +8,7 @@ from raydd.config import ModelConfig
 from raydd.metagrad import autograd_derivatives
 from raydd.models import build
 from raydd.models import convnet_derivatives as by_hand
+from raydd.rng import stream
 
 CLASSES, BATCH = 4, 5
 WHOLE, ONE_BY_ONE = 1 << 40, 1
@@ -145,12 +146,12 @@ def test_other_networks_are_refused(changed: dict[str, str]) -> None:
 def test_chances_in_place_of_labels() -> None:
     """The gradient of a mixed cross-entropy, as automatic differentiation has it."""
     config = ModelConfig(width=4, depth=2)
-    network, spec = build(config, (3, 8, 8), 5), convnet_derivatives.spec(config, (3, 8, 8), 5)
+    network, spec = build(config, (3, 8, 8), 5), by_hand.spec(config, (3, 8, 8), 5)
     theta = network.init(stream(0, 0, "theta")).double()
     images = torch.randn(6, 3, 8, 8, generator=stream(0, 0, "images"), dtype=torch.float64)
     chances = torch.rand(6, 5, generator=stream(0, 0, "chances"), dtype=torch.float64).softmax(1)
     at = theta.clone().requires_grad_()
     expected = torch.nn.functional.cross_entropy(network(at, images), chances)
-    loss, gradient = convnet_derivatives.gradient(spec, theta, images, chances)
+    loss, gradient = by_hand.gradient(spec, theta, images, chances)
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, at)[0], rtol=1e-10, atol=1e-12)
