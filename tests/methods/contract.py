@@ -222,21 +222,17 @@ def what_was_asked_before_changes_nothing(name: str) -> None:
     found, kept = case(name), case(name).fresh()
     (first, second), count = found.candidates, len(found.synthetic.images)
     asked = (found.synthetic, first, found.draws)
-    expected = (found.fresh().score(*asked), found.fresh().update(*asked))
     others = [
         (replace(found.synthetic, images=found.synthetic.images + 0.1), first, found.draws),
         (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 1, 0)),
         (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 0, 1)),
         (found.synthetic, replace(first, expert=second.expert, network=second.network), found.draws),
         (found.synthetic, second, found.draws),
-        asked,
     ]
-    for other in others:
-        for ask in (kept.score, kept.update):
-            ask(*other)
-            assert same(kept.score(*asked), expected[0])
-            ask(*other)
-            assert same(kept.update(*asked), expected[1])
+    answers = [(found.fresh().score(*question), found.fresh().update(*question)) for question in (asked, *others)]
+    for question, answer in zip(others, answers[1:], strict=True):
+        for each, (score, update) in ((asked, answers[0]), (question, answer), (asked, answers[0])):
+            assert same(kept.score(*each), score) and same(kept.update(*each), update)
 
 
 def arguments_are_left_alone(name: str) -> None:
