@@ -310,16 +310,17 @@ def _minus_one(chance: Tensor, labels: Tensor) -> Tensor:
 
 def _chunks(spec: ConvNetSpec, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, H, W, C) and their labels, chunk by chunk."""
-    return zip(_split(spec, images), labels.split(chunk_size(spec, images)), strict=True)
+    chunks = _split(spec, images)
+    return zip(chunks, labels.tensor_split(len(chunks)), strict=True)
 
 
 def _split(spec: ConvNetSpec, images: Tensor) -> tuple[Tensor, ...]:
-    """Images (B, H, W, C), chunk by chunk."""
-    return images.permute(0, 2, 3, 1).contiguous().split(chunk_size(spec, images))
+    """Images (B, H, W, C) in as few chunks as `chunk_size` allows, all nearly equal, because a small one costs almost as much."""
+    return images.permute(0, 2, 3, 1).contiguous().tensor_split(-(-len(images) // chunk_size(spec, images)))
 
 
 def chunk_size(spec: ConvNetSpec, images: Tensor) -> int:
-    """Images per chunk."""
+    """The most images in a chunk."""
     padding = spec.forms()[0].padding
     pixels = math.prod(side + 2 * padding - 2 for side in spec.shape[1:])
     return max(1, CHUNK_BYTES.get(images.device.type, OTHER_CHUNK_BYTES) // (spec.width * pixels * images.element_size()))

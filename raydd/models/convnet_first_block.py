@@ -15,8 +15,8 @@ A dash in names below stands for the derivative along a direction in (weight, sc
 
 Maps are (4, windows, B, channels): pixels by their place in the 2 x 2 pooling window, then by window, so that pooling adds four blocks;
 images inside, so that one product with weights of every image is a grouped 1 x 1 convolution, for which processors have faster code
-than for a batch of thin matrix products. Patch values are in (row, column, channel) order, then a one, which carries the shift, then
-zeros up to a round number.
+than for a batch of thin matrix products. Where such a batch is used instead, images are outside in memory.
+Patch values are in (row, column, channel) order, then a one, which carries the shift, then zeros up to a round number.
 """
 
 from typing import NamedTuple
@@ -226,7 +226,8 @@ def _to_images(form: Form, saved: Saved, patches: Tensor, outer: Tensor) -> Tens
     patches -= _product(saved.patches, square)
     patches -= patches.mean((0, 1))
     count, (height, width) = patches.shape[2], saved.sides
-    patches = patches.view(2, 2, height, width, count, -1).permute(4, 2, 0, 3, 1, 5).reshape(count, 2 * height, 2 * width, -1)
+    places = patches.unflatten(1, (height, width)).unflatten(0, (2, 2)).permute(4, 2, 0, 3, 1, 5)
+    patches = places.reshape(count, 2 * height, 2 * width, -1)
     images = patches.new_zeros(count, 2 * height + 2, 2 * width + 2, values // 9)
     for place, own in enumerate(patches[..., :values].split(values // 9, dim=3)):
         row, column = divmod(place, 3)
@@ -284,7 +285,7 @@ def _to_patches(dv: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
 def _product(x: Tensor, weights: Tensor) -> Tensor:
     """(4, windows, B, O) of x (4, windows, B, I) and weights (B, O, I) of each image."""
     if not _grouped(x):
-        return (x.flatten(0, 1).transpose(0, 1) @ weights.mT).transpose(0, 1).contiguous().view(*x.shape[:3], -1)
+        return (x.flatten(0, 1).transpose(0, 1) @ weights.mT).transpose(0, 1).unflatten(0, x.shape[:2])
     # A 1 x 1 kernel has no use for dilation, but only with some does torch hand such a kernel to its fast library on one thread.
     product = conv2d(_planes(x), weights.reshape(-1, weights.shape[2], 1, 1), groups=len(weights), dilation=2)
     return product.permute(0, 2, 3, 1).reshape(*x.shape[:3], -1)
