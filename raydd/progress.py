@@ -7,7 +7,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-TITLES = {"data": "decoding images", "experts": "training experts", "distill": "distilling", "evaluate": "evaluating"}
+TITLES = {
+    "data": "decoding images",
+    "experts": "training experts",
+    "select": "training networks",
+    "distill": "distilling",
+    "evaluate": "evaluating",
+}
 LINE_EVERY = 10.0
 
 

@@ -44,11 +44,12 @@ class Steps:
 class RunData:
     """Everything that a report shows.
 
-    `evaluations` holds the last record of each step, in order of steps; `random` that of random real images; `problems` says what
+    `objective` names the method, or the rule by which `raydd select` chose the images. `evaluations` holds the last record of each step, in order of steps; `random` that of random real images; `problems` says what
     could not be read.
     """
 
     path: Path
+    objective: str
     config: Config
     execution: Execution
     environment: dict[str, Any]
@@ -73,6 +74,7 @@ def read_run(path: Path | str) -> RunData:
     environment = run.path / "environment.json"
     return RunData(
         path=run.path,
+        objective=read_json(selected)["method"] if (selected := run.path / "selected.json").exists() else config.method,
         config=config,
         execution=execution,
         environment=read_json(environment) if environment.exists() else {},

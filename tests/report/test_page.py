@@ -239,3 +239,9 @@ def test_the_figures_do_not_depend_on_matplotlib_settings_outside(run):
         page.drawings(data)["loss"](LIGHT)
         assert matplotlib.rcParams["axes.facecolor"] == facecolor
     assert png(page.drawings(data)["loss"](LIGHT)) == before
+
+
+def test_a_selection_is_called_by_its_rule(run_copy: Path) -> None:
+    (run_copy / "selected.json").write_text('{"method": "herding"}')
+    page = write_report(run_copy).read_text()
+    assert "HERDING" in page and "real images chosen by this rule" in page and "MTT," not in page
