@@ -33,6 +33,39 @@ SETTINGS = {
 }
 CONFIG = override(load_recipe("digits-mtt-ipc1").config, SETTINGS)
 
+# Small networks that train between updates: two lifetimes and a half, two candidates in each selection.
+NETWORKS = {
+    "steps": 5,
+    "init": "mix",
+    "model.width": 4,
+    "model.depth": 2,
+    "dc.outer": 2,
+    "dc.inner": 1,
+    "dc.batch_real": 6,
+    "dm.batch_real": 6,
+    "cafe.batch_real": 6,
+    "cafe.queries": 6,
+    "cafe.window": 2,
+    "cafe.max_outer": 2,
+    "cafe.max_inner": 2,
+    "idc.inner_steps": 2,
+    "idc.batch_real": 6,
+    "idc.batch_net": 256,
+    "idc.net_images": 300,
+    "dream.interval": 1,
+    "dream.iterations": 2,
+    "selection.policy": "dynadistill",
+    "selection.candidates": 2,
+    "selection.pool": 2,
+    "selection.slots": "put_back",
+    "evaluation.at_end": False,
+}
+
+
+def with_networks(name: str, **settings: Any) -> Config:
+    """A small run of a method whose networks train between updates; a dot is written as two underscores."""
+    return but(override(load_recipe("digits-mtt-ipc1").config, {"method": name, **NETWORKS}), **settings)
+
 
 def but(config: Config = CONFIG, **settings: Any) -> Config:
     """The configuration with other settings; a dot is written as two underscores."""

@@ -13,12 +13,25 @@ import psutil
 import pytest
 import torch
 
-from raydd import files, launch, runfolder
+from raydd import artifact, files, launch, runfolder
 from raydd.config import Config
 from raydd.errors import CheckpointError, ConfigError
 from raydd.files import read_json, read_lines
 from raydd.runfolder import RunFolder
-from tests.runs import CONFIG, SETTINGS, assert_equal_runs, but, command, evaluations, execution, go, metrics, resuming, wait_for_steps
+from tests.runs import (
+    CONFIG,
+    SETTINGS,
+    assert_equal_runs,
+    but,
+    command,
+    evaluations,
+    execution,
+    go,
+    metrics,
+    resuming,
+    wait_for_steps,
+    with_networks,
+)
 from tests.runs import launch as start
 
 EVALUATED = but(evaluation__every=3, evaluation__at_end=True)
@@ -176,6 +189,31 @@ def test_stopped_after_any_step(evaluated: Path, store: Path, tmp_path: Path, no
         results.append(go(path, store, EVALUATED, should_stop=iter([False, *[True] * 99]).__next__))
     assert [result["steps"] for result in results] == [1, 2, 3, 4, 5, 6, 7, 8, 8, 8]
     assert_equal_runs(path, evaluated)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dsa", {}),
+        ("dsa", {"selection__slots": "keep"}),
+        ("idc", {"selection__every": 1}),
+        ("dreamplus", {}),
+        ("cafe", {"cafe__outer_range": 0.0, "cafe__max_outer": 3}),
+    ],
+)
+def test_stopped_within_and_between_network_lifetimes(name: str, settings: dict, tmp_path: Path, no_report: None) -> None:
+    """After every step; the last runs through the rest. Slots, momentum of the classes and memories come back."""
+    config = with_networks(name, **settings)
+    whole = go(tmp_path / "whole", tmp_path, config)
+    path, done = tmp_path / "run", []
+    for _ in range(4):
+        done.append(go(path, tmp_path, config, should_stop=iter([False, True]).__next__)["steps"])
+    assert done == [1, 2, 3, 4]
+    assert go(path, tmp_path, config)["images_sha256"] == whole["images_sha256"]
+    assert_equal_runs(path, tmp_path / "whole")
+    places = [(record["outer"], record["inner"]) for record in metrics(path)]
+    assert places[0] == (0, 0) and places[-1][0] >= 1 and (0, 1) in places
+    assert torch.isfinite(artifact.read(path / "synthetic.safetensors").synthetic.images).all()
 
 
 def test_stop_while_experts_are_trained(store: Path, tmp_path: Path, no_report: None) -> None:
