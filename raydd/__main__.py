@@ -138,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RayddError as error:
         return _refuse(error)
     except KeyboardInterrupt as stop:
-        print(f"raydd: {stop or 'stopped; what was finished is kept'}", file=sys.stderr)
+        print(f"raydd: {str(stop) or 'stopped; what was finished is kept'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has gone; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -195,7 +195,8 @@ def _settings(command: str, arguments: list[str], run: str | None = None, kind: 
     else:
         default, prog = kind(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
         arguments = arguments[1:]
-    return tyro.cli(kind, prog=prog, args=arguments, default=default, use_underscores=True)
+    about = {"distill": "Start a run from a recipe, with any setting changed. `raydd distill --resume RUN` carries on with one."}.get(command)
+    return tyro.cli(kind, prog=prog, args=arguments, default=default, use_underscores=True, description=about)
 
 
 def _plan(arguments: list[str]) -> int:
@@ -268,7 +269,7 @@ def _take_resume(arguments: list[str]) -> tuple[str | None, list[str]]:
         if argument.startswith("--resume="):
             return argument.removeprefix("--resume="), arguments[:index] + arguments[index + 1 :]
         if argument == "--resume":
-            if index + 1 == len(arguments):
+            if index + 1 == len(arguments) or arguments[index + 1].startswith("-"):
                 raise ConfigError(["--resume needs the run folder: raydd distill --resume RUN."])
             return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
     return None, arguments

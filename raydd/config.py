@@ -198,7 +198,7 @@ class Config:
     recipe: Annotated[str, tyro.conf.Suppress] = ""
     """The recipe that these settings started from."""
     method: str = "mtt"
-    """A registered matching method."""
+    """mtt, dc, dsa, idc, dream, dreamplus, dm or cafe."""
     ipc: int = 1
     """Images per class."""
     steps: int = 5000

@@ -70,6 +70,10 @@ def resume(
         raise ConfigError(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
         )
+    done = folder.finished(config)
+    if done is not None:
+        report({"phase": "note", "text": f"{run_path} has done all its steps and evaluations; there is nothing left to do."})
+        return {**done, "complete": True, "run": str(run_path)}
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
 
 
@@ -122,7 +126,7 @@ def stop_on_signals(report: Report = silent) -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        report({"phase": "stopping", "text": "stopping soon, with a checkpoint; once more to stop at once"})
+        report({"phase": "stopping", "text": "stopping at the next step; once more stops at once"})
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

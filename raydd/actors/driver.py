@@ -182,7 +182,7 @@ class _Client:
         if self._asked is None:
             self._asked = time.monotonic()
             driver.stop.remote()
-            self._on_status({"phase": "stopping", "text": "stopping after this step; once more ends at once"})
+            self._on_status({"phase": "stopping", "text": f"stopping at the next step; once more stops at once. {self._how}"})
         elif time.monotonic() - self._asked > self._stop_timeout:
             raise WorkerError(
                 f"The run did not stop within {self._stop_timeout:g} s and was ended; it stands at its last checkpoint. {self._how}"

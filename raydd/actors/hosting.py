@@ -1,6 +1,8 @@
 """A whole run on Ray: connect, refuse what cannot be had, host the run in a driver actor and follow it."""
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,21 +69,43 @@ def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str
 def ray_services(config: Config, execution: Execution) -> Iterator[RayServices]:
     """Services on a cluster for the duration, for jobs alone: as many workers as there are devices, unless --workers says."""
     with _connected(execution, execution.workers or plan.cores()) as (cluster, options):
-        devices = cluster.total("GPU") if options.gpus else cluster.total("CPU") // max(1, options.threads)
+        # A cluster that was started here has a logical CPU more than there are cores.
+        cores = plan.cores() if execution.address == "local" else cluster.total("CPU")
+        devices = cluster.total("GPU") if options.gpus else cores // max(1, options.threads)
         workers = execution.workers or max(1, int(devices))
-        preflight(bundles(workers, options.threads, options.gpus, cluster), cluster)
+        # Jobs alone have no driver.
+        preflight(bundles(workers, options.threads, options.gpus, cluster)[1:], cluster)
         yield RayServices(workers, options)
+
+
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Ctrl-C counts once this is over: Ray loses it while it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _connected(execution: Execution, workers: int) -> Iterator[tuple[Cluster, WorkerOptions]]:
     """A cluster with at least the logical CPUs that so many workers and a driver ask for, when it is started here."""
-    connection: Connection = connect(execution.address, num_cpus=1 + workers * execution.threads)
+    connection: Connection | None = None
     try:
+        with _held_interrupts():
+            connection = connect(execution.address, num_cpus=1 + workers * execution.threads)
         cluster = describe()
         here = torch.cuda.is_available() if execution.address == "local" else cluster.total("GPU") > 0
         gpus = 1.0 if execution.device == "cuda" or (execution.device == "auto" and here) else 0.0
         resume = f"raydd distill --resume {execution.run}" if execution.run else ""
         yield cluster, worker_options(execution, execution.device, gpus, resume)
     finally:
-        disconnect(connection)
+        if connection is not None:
+            disconnect(connection)
