@@ -152,7 +152,8 @@ def gradient_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor
     def pullback(direction: Tensor, towards_mean: Tensor | None = None) -> Tensor:
         along = prepare(spec, direction)
         extra = None if towards_mean is None else _by_pixel(spec, towards_mean) / len(labels)
-        return _image_order([_second_way(spec, network, along, way, extra, 1 / len(labels)) for way in ways])
+        # Last chunk first: some of it is still in the cache.
+        return _image_order([_second_way(spec, network, along, way, extra, 1 / len(labels)) for way in reversed(ways)][::-1])
 
     return _flat(spec, total, grad), _by_channel(spec, features / len(labels)), pullback
 

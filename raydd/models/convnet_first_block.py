@@ -179,8 +179,9 @@ def _outer_moved(weight: Tensor, weight_along: Tensor, c: Tensor, c_moved: Tenso
 def _prepare(form: Form, layer: Layer, x: Tensor) -> Saved:
     """The block up to its output map."""
     weight, patches = _matrix(layer.weight), _patches(x, form)
-    by_image = patches.flatten(0, 1)[..., : weight.shape[1]].transpose(0, 1)
-    second = (by_image.mT @ by_image) / by_image.shape[1]
+    values, by_image = weight.shape[1], patches.flatten(0, 1).transpose(0, 1)
+    # The product of all columns and then the corner: a round size is worth more than the columns left out.
+    second = (by_image.mT @ by_image)[:, :values, :values] / by_image.shape[1]
     h = weight @ second
     inverse = (h * weight).sum(2).add_(EPS).rsqrt_()
     weights = (layer.scale * inverse)[:, :, None] * weight
@@ -195,7 +196,7 @@ def _matrix(weight: Tensor) -> Tensor:
 
 def _add_weight(grad: Layer, *terms: tuple[Tensor, Tensor]) -> None:
     """Add the sum over terms and images of a (B, O) times m (B, O, K) to the weight's gradient."""
-    total = sum(torch.einsum("bo,bok->ok", a, m) for a, m in terms)
+    total = sum(a[:, :, None] * m for a, m in terms).sum(0)
     outputs, channels = grad.weight.shape[:2]
     grad.weight.add_(total.view(outputs, 3, 3, channels).permute(0, 3, 1, 2))
 
