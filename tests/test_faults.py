@@ -17,8 +17,8 @@ from raydd.actors.options import WorkerOptions
 from raydd.actors.services import RayServices
 from raydd.config import Config
 from raydd.methods.base import Method
-from raydd.types import Candidate, Score, SyntheticSet, Update
-from tests.runs import CONFIG, assert_equal_runs, but, execution, faults, go
+from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+from tests.runs import CONFIG, assert_equal_runs, but, execution, faults, go, with_networks
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 # No part of an installed package: its objects travel whole.
@@ -62,6 +62,22 @@ class Mortal:
         self._die("update", draws)
         return answer
 
+    def begin(self, born: int) -> Network:
+        return self.method.begin(born)
+
+    def prepare(self, network: Network, draws: Any) -> Network:
+        return self.method.prepare(network, draws)
+
+    def advance(self, synthetic: SyntheticSet, network: Network, draws: Any) -> Network:
+        answer = self.method.advance(synthetic, network, draws)
+        self._die("advance", draws)
+        return answer
+
+    def target(self, candidate: Candidate, draws: Any) -> Network:
+        answer = self.method.target(candidate, draws)
+        self._die("target", draws)
+        return answer
+
     def _die(self, part: str, draws: Any) -> None:
         if part == self.part and draws.key[1] == STEP:
             die_once(self.flag)
@@ -87,9 +103,9 @@ class MortalServices:
     def __post_init__(self) -> None:
         self.flag.touch()
 
-    def executor(self, factory: Callable[[], Method]) -> RayExecutor:
+    def executor(self, factory: Callable[[], Method], independent: bool = False) -> RayExecutor:
         part, flag = self.part, self.flag
-        return self.services.executor(lambda: Mortal(factory(), part, flag))
+        return self.services.executor(lambda: Mortal(factory(), part, flag), independent)
 
     def background(self, make_worker: Callable[[], Callable[[Any], Any]]) -> Background:
         part, flag = self.part, self.flag
@@ -123,6 +139,73 @@ def test_a_worker_killed_in_mid_step(part: str, workers: int, undisturbed: Path,
     assert_equal_runs(tmp_path / "run", undisturbed)
     first = faults(tmp_path / "run")[0]
     assert (first["step"], first["kind"]) == (STEP, "death") and "death 1" in first["text"]
+
+
+@dataclass
+class Kept:
+    """Services whose workers serve several runs of one configuration, so that they start once. One is killed at a part
+    of which there is a flag in `folder`."""
+
+    services: RayServices
+    folder: Path
+    made: RayExecutor | None = None
+
+    def executor(self, factory: Callable[[], Method], independent: bool = False) -> Any:
+        if self.made is None:
+            folder = self.folder
+
+            def mortal() -> Any:
+                made = factory()
+                for part in ("update", "advance", "target"):
+                    made = Mortal(made, part, folder / part)
+                return made
+
+            self.made = self.services.executor(mortal, independent)
+        return Lent(self.made)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.services, name)
+
+
+@dataclass(frozen=True)
+class Lent:
+    """An executor that a run does not close."""
+
+    executor: RayExecutor
+
+    def close(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.executor, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "parts"),
+    [
+        ("dc", 1, ()),
+        ("dc", 2, ("update", "advance")),
+        ("dreamplus", 2, ()),
+        ("dreamplus", 3, ("advance", "target")),
+    ],
+)
+def test_networks_on_workers_and_on_workers_that_are_killed(name: str, workers: int, parts: tuple[str, ...], tmp_path: Path) -> None:
+    """Inline, then on workers, then on the same with one killed at each of `parts`: the same to the bit."""
+    config = with_networks(name, steps=STEP + 2, dc__outer=3, idc__inner_steps=3)
+    go(tmp_path / "inline", tmp_path, config)
+    services = Kept(RayServices(workers, WorkerOptions()), tmp_path)
+    try:
+        go(tmp_path / "workers", tmp_path, config, services)
+        assert_equal_runs(tmp_path / "workers", tmp_path / "inline")
+        assert faults(tmp_path / "workers") == []
+        for part in parts:
+            (tmp_path / part).touch()
+            go(tmp_path / f"killed-{part}", tmp_path, config, services)
+            assert not (tmp_path / part).exists(), "nobody was killed"
+            assert_equal_runs(tmp_path / f"killed-{part}", tmp_path / "inline")
+            assert "death" in [fault["kind"] for fault in faults(tmp_path / f"killed-{part}")]
+    finally:
+        services.made.close()
 
 
 def test_an_evaluator_killed_at_work(store: Path, tmp_path: Path) -> None:
