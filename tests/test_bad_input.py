@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from raydd import artifact
 from tests.commands import SMALL, contents, distill, raydd, result, steps_of
@@ -82,6 +84,52 @@ def test_value_of_the_wrong_type(store: Path, tmp_path: Path) -> None:
 )
 def test_setting_that_cannot_be(store: Path, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     refused_run(tmp_path / "run", store, *arguments, words=words)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "words"),
+    [
+        ("dc", ("--ipc", "2"), ("--ipc=2 has no loop counts", "1, 10, 20, 30, 40, 50", "Give --dc.outer", "--dc.inner")),
+        ("dsa", ("--ipc", "5", "--dc.outer", "3"), ("--ipc=5 has no loop counts", "--dc.inner")),
+        ("dc", (), ("--dc.batch_real=256: class '8' has 124 training images", "at most as many")),
+        ("dm", ("--dm.batch_real", "125"), ("--dm.batch_real=125: class '8' has 124",)),
+        ("cafe", (), ("--cafe.batch_real=256", "--cafe.queries=128")),
+        ("cafe", ("--model.name", "mlp"), ("--model.name=mlp: cafe matches the maps of a convnet", "--model.name convnet")),
+        ("idc", ("--init", "real"), ("--init=real with --idc.factor=2", "--init mix, kmeans or noise")),
+        ("idc", ("--init", "mix", "--idc.factor", "9"), ("--idc.factor=9 is more than the 8 pixels of a side",)),
+        ("idc", ("--init", "mix", "--ipc", "32"), ("--init=mix with --ipc=32", "128 training images of each class")),
+        ("idc", ("--init", "mix", "--selection.every", "101"), ("--selection.every=101 is more than the 100 image updates",)),
+        ("idc", ("--init", "mix", "--selection.rank_batch", "own"), ("--selection.rank_batch=own needs", "dream or dreamplus")),
+        ("idc", ("--init", "mix", "--idc.mix_probability", "2"), ("--idc.mix_probability=2.0 must be at most 1",)),
+        ("dream", ("--init", "mix", "--idc.batch_real", "125"), ("--idc.batch_real=125: class '8' has 124",)),
+        ("dream", ("--init", "kmeans", "--ipc", "32"), ("--init=kmeans with --ipc=32", "128 training images of each class")),
+        ("dream", ("--init", "mix", "--dream.subsample", "3"), ("--dream.subsample=3 does not divide --idc.batch_real=64",)),
+        ("dreamplus", ("--init", "mix", "--model.depth", "4"), ("--model.depth=4", "8 x 8")),
+        ("dm", ("--model.name", "resnet18", "--dm.batch_real", "9"), ("--model resnet18", "cannot take images of 8 x 8")),
+        ("dm", ("--selection.slots", "keep", "--selection.pool", "2"), ("--selection.candidates=3 is more than the 2 network slots",)),
+        ("dm", ("--selection.share_start",), ("--selection.share_start=True does not go with --method dm",)),
+        ("dc", ("--selection.rank_batch", "own"), ("--selection.rank_batch=own does not go with --method dc",)),
+        ("dc", ("--selection.warm_up_images", "9"), ("--selection.warm_up_images=9 does not go with --method dc",)),
+        ("mtt", ("--selection.slots", "keep"), ("--selection.slots=keep does not go with --method mtt",)),
+        ("mtt", ("--selection.every", "2", "--selection.no_common_draws"), ("--selection.every=2", "--selection.common_draws=False")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next((part for part in value if part.startswith("--")), ""),
+)
+def test_setting_that_does_not_go_with_the_method(
+    store: Path, tmp_path: Path, method: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """The experts of another method are neither looked for nor trained."""
+    refused_run(tmp_path / "run", store, "--method", method, *arguments, words=words)
+
+
+def test_one_class_cannot_be_told_apart(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        folder = tmp_path / "data" / split / "cat"
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a.png")
+    arguments = ("--data", f"folder:{tmp_path / 'data'}", "--method", "cafe", "--cafe.batch_real", "1", "--cafe.queries", "1")
+    refused_run(tmp_path / "run", store, *arguments, words=("at least two classes", "found: cat"))
 
 
 def test_every_fault_is_told_at_once(store: Path, tmp_path: Path) -> None:
