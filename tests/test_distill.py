@@ -12,8 +12,10 @@ from raydd.errors import DivergenceError
 from raydd.executor import InlineExecutor
 from raydd.methods.base import Optimiser, Resources
 from raydd.methods.mtt import MTT
+from raydd.rng import stream
 from raydd.types import Score, Update
 from tests.helpers import model, synthetic, table
+from tests.methods.contract import case, settings, stored_images
 
 CONFIG = Config(
     steps=6,
@@ -166,3 +168,67 @@ def test_too_many_skips_stop_the_run_at_its_last_good_state() -> None:
     with pytest.raises(DivergenceError, match=r"2 steps in a row.*--mtt\.lr_img=10"):
         distill(config, start(), Broken(bad_updates={2, 3, 4, 5}), on_step=lambda state, record: seen.append(state))
     assert torch.isfinite(seen[-1].synthetic.images).all() and seen[-1].step == 4
+
+
+# Methods whose networks train
+
+
+class Failing:
+    """An executor whose answers at step 2 are not finite: the update, or the scores of the slots in `bad`."""
+
+    transfer_seconds = 0.0
+
+    def __init__(self, name: str, bad: tuple[int, ...] | None = None):
+        self._inner, self._bad = case(name).executor(), bad
+        self.births: list[list[int]] = []
+
+    def begin(self, births):
+        self.births.append(births)
+        return self._inner.begin(births)
+
+    def score(self, synthetic, candidates, draws):
+        scores = self._inner.score(synthetic, candidates, draws)
+        if self._bad is None or draws.step != 2:
+            return scores
+        return [replace(s, loss=math.nan) if c.expert in self._bad else s for s, c in zip(scores, candidates, strict=True)]
+
+    def update(self, synthetic, candidate, draws):
+        update = self._inner.update(synthetic, candidate, draws)
+        return replace(update, loss=math.nan) if self._bad is None and draws.step == 2 else update
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+def states_of(config: Config, broken: Failing) -> list[State]:
+    states = []
+    distill(config, State.start(stored_images()), broken, lambda state, record: states.append(state))
+    return states
+
+
+def test_a_network_that_fails_is_given_up_with_its_lifetime() -> None:
+    """Lifetimes of three updates: the second fails in its last, so that the next begins at once, and images stay as they were."""
+    broken = Failing("dc")
+    states = states_of(settings("dc", steps=6), broken)
+    assert broken.births == [[0], [1]]
+    assert [(state.pool.outer, state.pool.inner) for state in states] == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+    assert torch.equal(states[2].synthetic.images, states[1].synthetic.images) and states[2].skips == 1
+    assert states[2].pool.networks == (None,) and states[3].pool.networks[0].born == 1
+
+
+def test_networks_without_finite_score_are_given_up() -> None:
+    """Step 2 chooses among two slots of three. Those tried last are begun anew; the third, which may have served before, stays."""
+    config = replace(settings("dm", steps=4), selection=SelectionConfig(candidates=2, pool=3, slots="put_back", max_age=0))
+    tried = torch.randperm(3, generator=stream(0, 2, "slots", config.guard.redraws))[:2].tolist()
+    broken = Failing("dm", (0, 1, 2))
+    states = states_of(config, broken)
+    assert [slot for slot, network in enumerate(states[2].pool.networks) if network is None] == sorted(tried)
+    assert broken.births == [[0, 1, 2], [3, 4]] and not states[3].skips
+
+
+def test_one_network_without_finite_score_is_never_chosen() -> None:
+    config = replace(settings("dm", steps=4), selection=SelectionConfig(candidates=3, pool=3, slots="put_back"))
+    records = []
+    distill(config, State.start(stored_images()), Failing("dm", (0, 1)), lambda state, record: records.append(record))
+    assert records[2]["candidates"][records[2]["chosen"]]["expert"] == 2
+    assert sum(candidate["score"] is None for candidate in records[2]["candidates"]) == 2
