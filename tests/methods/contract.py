@@ -261,6 +261,13 @@ def networks_depend_on_seed_and_birth_alone(name: str) -> None:
     assert torch.equal(found.fresh().begin(0).theta, births[0])
 
 
+def networks_are_prepared_where_the_method_says_so(name: str) -> None:
+    found = case(name)
+    if found.entry.networks is not None and not found.entry.networks.prepares:
+        network = replace(found.candidates[0].network, memory={})
+        assert found.fresh().prepare(network, found.draws) is network
+
+
 def targets_found_beforehand_change_nothing(name: str) -> None:
     """Nor do those of another step or candidate, which are not to be used."""
     found = case(name, selection__common_draws=False)
@@ -337,6 +344,7 @@ CHECKS: list[Callable[[str], None]] = [
     arguments_are_left_alone,
     draws_and_networks_can_travel,
     networks_depend_on_seed_and_birth_alone,
+    networks_are_prepared_where_the_method_says_so,
     targets_found_beforehand_change_nothing,
     inline_executor_equals_plain_calls,
     one_candidate_is_the_base_method,
