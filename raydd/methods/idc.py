@@ -83,7 +83,7 @@ class IDC:
 
     def target(self, candidate: Candidate, draws: StepKey) -> Network:
         """The network with the real gradients and mean features of a step in its memory, and the draws and candidate they are for."""
-        found = {f"target.{name}": value for name, value in self._target(candidate, draws).items()}
+        found = {f"target.{name}": value.cpu() for name, value in self._target(candidate, draws).items()}
         memory = candidate.network.memory | found | {"target.key": torch.tensor((*draws.key, candidate.index))}
         return replace(candidate.network, memory=memory)
 
