@@ -14,8 +14,8 @@ from raydd.methods.base import DataFacts
 from raydd.slots import Pool
 from raydd.training import Recipe
 from raydd.types import Network
-from tests.methods.contract import Case, case, real_data, same, stored_images, walk
-from tests.methods.test_contract import Seen
+from tests.methods.contract import CLASSES, Case, case, real_data, same, stored_images, walk
+from tests.methods.test_contract import Seen, plain_cafe
 
 
 def advance(found: Case, monkeypatch: pytest.MonkeyPatch, queries: Iterable[float], before: Iterable[float] = ()) -> tuple[Network, int]:
@@ -158,6 +158,28 @@ def test_weights_are_settings() -> None:
         found = case("cafe", torch.float64, **changed)
         losses.add(found.fresh().score(found.synthetic, found.candidates[0], found.draws).loss)
     assert len(losses) == 5
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_batch_statistics_are_those_of_all_classes_together(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without batch normalisation a chunk changes nothing, so it may be small."""
+    found = case("cafe", torch.float64, model__norm=norm, cafe__dsa=False)
+    monkeypatch.setitem(networks.CHUNK_IMAGES, "cpu", 1)
+    real, theta = found.resources.real, found.candidates[0].network.theta
+    images = real.images(real.random_rows(5, 0, 0, "real-batch", 0))
+    asked = (found.synthetic, found.candidates[0], found.draws)
+    expected = plain_cafe(found, theta, images, found.synthetic.images).item()
+    assert found.fresh().score(*asked).loss == pytest.approx(expected, rel=1e-9)
+    assert found.fresh().update(*asked).loss == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_size_of_a_score_is_that_of_the_real_means() -> None:
+    found = case("cafe", torch.float64, cafe__dsa=False)
+    real, theta = found.resources.real, found.candidates[0].network.theta
+    maps = found.resources.model.maps(theta, real.images(real.random_rows(5, 0, 0, "real-batch", 0)).flatten(0, 1))
+    squares = sum(each.unflatten(0, (CLASSES, -1)).mean(1).square().sum().item() for each in maps)
+    score = found.fresh().score(found.synthetic, found.candidates[0], found.draws)
+    assert score.size == pytest.approx(squares / CLASSES, rel=1e-10)
 
 
 def test_what_it_cannot_do_is_refused() -> None:
