@@ -195,7 +195,8 @@ def _settings(command: str, arguments: list[str], run: str | None = None, kind: 
     else:
         default, prog = kind(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
         arguments = arguments[1:]
-    about = {"distill": "Start a run from a recipe, with any setting changed. `raydd distill --resume RUN` carries on with one."}.get(command)
+    about = "Start a run from a recipe, with any setting changed. `raydd distill --resume RUN` carries on with one."
+    about = about if command == "distill" else None
     return tyro.cli(kind, prog=prog, args=arguments, default=default, use_underscores=True, description=about)
 
 

@@ -44,8 +44,8 @@ class Steps:
 class RunData:
     """Everything that a report shows.
 
-    `objective` names the method, or the rule by which `raydd select` chose the images. `evaluations` holds the last record of each step, in order of steps; `random` that of random real images; `problems` says what
-    could not be read.
+    `objective` names the method, or the rule by which `raydd select` chose the images. `evaluations` holds the last record of each
+    step, in order of steps; `random` that of random real images; `problems` says what could not be read.
     """
 
     path: Path
