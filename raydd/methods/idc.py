@@ -146,6 +146,7 @@ class IDC:
                 subsample=dream.subsample,
                 spread=dream.spread,
                 iterations=dream.iterations,
+                name=f"class {label}",
             )
             chosen.append(rows[found.cpu()])
         return replace(network, memory={**network.memory, "representatives": torch.stack(chosen)})

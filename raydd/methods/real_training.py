@@ -50,9 +50,8 @@ class RealTraining:
         return self._train(network, range(step * count, (step + 1) * count), "network", 0)
 
     def warm_up(self, network: Network, batches: int) -> Network:
-        """A new network after so many batches of a stream of its own, with no momentum left of them."""
-        trained = self._train(network, range(batches), "warm-up", network.born)
-        return replace(trained, velocity=torch.zeros_like(trained.velocity))
+        """A new network after so many batches of a stream of its own; its optimiser goes on with the momentum, as in the reference."""
+        return self._train(network, range(batches), "warm-up", network.born)
 
     def _train(self, network: Network, numbers: range, name: str, index: int) -> Network:
         theta, velocity = network.theta.clone(), network.velocity.clone()
