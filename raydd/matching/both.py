@@ -33,8 +33,7 @@ def targets(model: FlatModel, theta: Tensor, images: Tensor, labels: Tensor, chu
     def one(place: int) -> tuple[Tensor, Tensor]:
         return by_hand(images[place], labels[place].expand(images.shape[1]))[1:]
 
-    found = side_by_side(one, len(images), images.device, chunk)
-    return Targets(*(torch.stack(parts) for parts in zip(*found, strict=True)))
+    return Targets(*side_by_side(one, len(images), images.device, chunk))
 
 
 def scores(
@@ -71,17 +70,15 @@ def match(
     images, labels, distance and chunk as in `gradients.match`
     """
     by_hand = bound(convnet_derivatives.gradient_and_pullback, model, theta)
-    towards = torch.empty_like(images)
 
-    def one(place: int) -> Tensor:
+    def one(place: int) -> tuple[Tensor, Tensor]:
         gradient, mean, pullback = by_hand(images[place], labels[place].expand(images.shape[1]))
         loss, direction = distance(real.gradients[place], gradient)
         more, derivative = features.feature_distance(metric, real.features[place], mean)
-        towards[place] = pullback(direction, weight * derivative)
-        return loss + weight * more
+        return loss + weight * more, pullback(direction, weight * derivative)
 
     if by_hand is not None:
-        return torch.stack(side_by_side(one, len(images), images.device, chunk)), towards
+        return side_by_side(one, len(images), images.device, chunk)
     losses, towards = gradients.match(model, theta, real.gradients, images, labels, distance, chunk)
     # One class at a time, as for the gradients: with a batch norm the statistics are those of the class.
     found = [

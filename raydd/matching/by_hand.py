@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from raydd.matching.threads import threads_each
 from raydd.models import FlatModel, convnet_derivatives
 
 Network = FlatModel | Callable[[Tensor, Tensor], Tensor]
@@ -16,4 +17,5 @@ def bound(function: Callable[..., Any], network: Network, theta: Tensor) -> Call
     if not isinstance(network, FlatModel) or not convnet_derivatives.supports(network.config):
         return None
     spec = convnet_derivatives.spec(network.config, network.shape, network.classes)
-    return partial(function, spec, convnet_derivatives.prepare(spec, theta))
+    with threads_each(1):
+        return partial(function, spec, convnet_derivatives.prepare(spec, theta))

@@ -20,7 +20,7 @@ def mean_features(network: Network, theta: Tensor, images: Tensor, chunk: int | 
     """The mean feature (C, F) of every class's batch (C, n, ch, H, W), without any graph."""
     by_hand = bound(convnet_derivatives.mean_feature, network, theta)
     if by_hand is not None:
-        return torch.stack(side_by_side(lambda place: by_hand(images[place]), len(images), images.device, chunk))
+        return side_by_side(lambda place: (by_hand(images[place]),), len(images), images.device, chunk)[0]
     with torch.no_grad():
         return torch.cat([_means(network, theta, x) for x in images.split(chunk or len(images))])
 
@@ -37,27 +37,24 @@ def match_features(
     With a batch norm the classes are not independent: the gradient is that of the sum of the losses.
     Raises `ValueError` for another metric.
     """
-    towards = torch.empty_like(images)
     by_hand = bound(convnet_derivatives.mean_feature_and_pullback, network, theta)
 
-    def one(place: int) -> Tensor:
+    def one(place: int) -> tuple[Tensor, Tensor]:
         mean, pullback = by_hand(images[place])
         loss, derivative = feature_distance(metric, real[place], mean)
-        towards[place] = pullback(derivative)
-        return loss
+        return loss, pullback(derivative)
 
     if by_hand is not None:
-        return torch.stack(side_by_side(one, len(images), images.device, chunk)), towards
-    losses = []
-    for place in torch.arange(len(images)).split(chunk or len(images)):
-        here = slice(int(place[0]), int(place[-1]) + 1)
+        return side_by_side(one, len(images), images.device, chunk)
+    losses, towards = [], []
+    for target, x in zip(real.split(chunk or len(real)), images.split(chunk or len(images)), strict=True):
         with torch.enable_grad():
-            x = images[here].detach().requires_grad_()
+            x = x.detach().requires_grad_()
             means = _means(network, theta, x)
-        loss, derivative = feature_distance(metric, real[here], means.detach())
+        loss, derivative = feature_distance(metric, target, means.detach())
         losses.append(loss)
-        (towards[here],) = torch.autograd.grad(means, x, derivative)
-    return torch.cat(losses), towards
+        towards += torch.autograd.grad(means, x, derivative)
+    return torch.cat(losses), torch.cat(towards)
 
 
 def feature_distance(metric: str, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:

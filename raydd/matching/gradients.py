@@ -8,8 +8,6 @@ Classes do not mix: each goes through the network by itself, so batch statistics
 specs/idc_dream_pdd.md sections 1.6 and 7, specs/dc_dsa_dm_cafe_selection_cl.md section 4.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -33,10 +31,10 @@ def class_gradients(network: Network, theta: Tensor, images: Tensor, labels: Ten
     if by_hand is None:
         return torch.stack([_gradient(network, theta, x, y, create_graph=False) for x, y in zip(images, labels, strict=True)])
 
-    def one(place: int) -> Tensor:
-        return by_hand(images[place], labels[place].expand(images.shape[1]))[1]
+    def one(place: int) -> tuple[Tensor]:
+        return (by_hand(images[place], labels[place].expand(images.shape[1]))[1],)
 
-    return torch.stack(side_by_side(one, len(images), images.device, chunk))
+    return side_by_side(one, len(images), images.device, chunk)[0]
 
 
 def scores(
@@ -57,26 +55,24 @@ def match(
     chunk   as for `class_gradients`
     """
     by_hand = bound(convnet_derivatives.gradient_and_pullback, network, theta)
-    towards = torch.empty_like(images)
+    if by_hand is None:
+        found = [_match(network, theta, *place, distance) for place in zip(real, images, labels, strict=True)]
+        return torch.stack([loss for loss, _ in found]), torch.stack([towards for _, towards in found])
 
-    def one(place: int) -> Tensor:
-        if by_hand is None:
-            gradient, pullback = _gradient_and_pullback(network, theta, images[place], labels[place])
-        else:
-            gradient, _, pullback = by_hand(images[place], labels[place].expand(images.shape[1]))
+    def one(place: int) -> tuple[Tensor, Tensor]:
+        gradient, _, pullback = by_hand(images[place], labels[place].expand(images.shape[1]))
         loss, direction = distance(real[place], gradient)
-        towards[place] = pullback(direction)
-        return loss
+        return loss, pullback(direction)
 
-    # Other networks one after another: torch.func.functional_call is not made for several threads at once.
-    return torch.stack(side_by_side(one, len(images), images.device, 1 if by_hand is None else chunk)), towards
+    return side_by_side(one, len(images), images.device, chunk)
 
 
-def _gradient_and_pullback(network: Network, theta: Tensor, images: Tensor, label: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The gradient g (P,) of one class, and a function of a direction (P,) that gives d<g, direction>/d images, once."""
+def _match(network: Network, theta: Tensor, real: Tensor, images: Tensor, label: Tensor, distance: Distance) -> tuple[Tensor, Tensor]:
+    """Loss () and image gradient (m, ch, H, W) of one class, by automatic differentiation."""
     images = images.detach().requires_grad_()
     gradient = _gradient(network, theta, images, label, create_graph=True)
-    return gradient.detach(), lambda direction: torch.autograd.grad(gradient, images, direction)[0]
+    loss, direction = distance(real, gradient.detach())
+    return loss, torch.autograd.grad(gradient, images, direction)[0]
 
 
 def _gradient(network: Network, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool) -> Tensor:

@@ -20,26 +20,33 @@ def three_threads():
 def test_results_are_in_order_and_each_thread_computes_alone() -> None:
     barrier = threading.Barrier(2, timeout=10)
 
-    def work(place: int) -> tuple[int, int, bool]:
+    def work(place: int) -> tuple[torch.Tensor, ...]:
         barrier.wait()
-        return place, torch.get_num_threads(), torch.is_grad_enabled()
+        return tuple(torch.tensor(value) for value in (place, torch.get_num_threads(), int(torch.is_grad_enabled())))
 
     with torch.no_grad():
-        assert side_by_side(work, 4, CPU, most=2) == [(place, 1, False) for place in range(4)]
+        assert [part.tolist() for part in side_by_side(work, 4, CPU, most=2)] == [[0, 1, 2, 3], [1] * 4, [0] * 4]
     assert torch.get_num_threads() == 3
+
+
+def test_threads_left_over_are_shared_out() -> None:
+    torch.set_num_threads(5)
+    found = side_by_side(lambda place: (torch.tensor(torch.get_num_threads()),), 2, CPU)
+    assert found[0].tolist() == [2, 2] and torch.get_num_threads() == 5
 
 
 @pytest.mark.parametrize(("count", "most", "device"), [(1, None, "cpu"), (3, 1, "cpu"), (3, None, "meta")])
 def test_one_at_a_time_stays_on_this_thread(count: int, most: int | None, device: str) -> None:
-    found = side_by_side(lambda place: (threading.get_ident(), torch.get_num_threads()), count, torch.device(device), most)
-    assert found == [(threading.get_ident(), 3)] * count
+    seen = []
+    side_by_side(lambda place: seen.append(threading.get_ident()) or (torch.tensor(place),), count, torch.device(device), most)
+    assert seen == [threading.get_ident()] * count
 
 
 def test_an_exception_comes_through_and_threads_are_put_back() -> None:
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda place: 1 // place, 3, CPU)
+        side_by_side(lambda place: (torch.tensor(1 // place),), 3, CPU)
     numbers: list[int] = []
     later = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
     later.start()
     later.join()
-    assert numbers == [3]
+    assert numbers == [3] and torch.get_num_threads() == 3
