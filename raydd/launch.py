@@ -70,10 +70,6 @@ def resume(
         raise ConfigError(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
         )
-    done = folder.finished(config)
-    if done is not None:
-        report({"phase": "note", "text": f"{run_path} has done all its steps and evaluations; there is nothing left to do."})
-        return {**done, "complete": True, "run": str(run_path)}
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
 
 

@@ -162,13 +162,6 @@ class RunFolder:
         entry = {"step": step, "execution": to_dict(execution), **environment()}
         atomic_write_json(path, {**first, "resumed": [*first.get("resumed", []), entry]})
 
-    def finished(self, config: Config) -> dict[str, Any] | None:
-        """The content of result.json if the run has nothing left to do with these settings, which must be those that it ended with."""
-        if not self.result.exists() or to_dict(self.settings()[0]) != to_dict(config):
-            return None
-        result = read_json(self.result)
-        return result if result["steps"] >= config.steps and (result["evaluation"] or not config.evaluation.at_end) else None
-
     def write_result(self, sha256: str, steps: int, seconds: float, evaluation: dict[str, Any] | None) -> None:
         """Write result.json: the hash of the images, steps done, wall-clock seconds, and the last evaluation if there was one."""
         atomic_write_json(self.result, {"images_sha256": sha256, "steps": steps, "seconds": seconds, "evaluation": evaluation})

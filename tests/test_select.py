@@ -73,7 +73,7 @@ def test_prints_accuracies_and_the_hash(herded: tuple[Path, Outcome]) -> None:
     assert "at rate 0.01" in outcome.out and "real images by herding" in outcome.out and "random real images" in outcome.out
     assert f"{run}/selected.json" in outcome.out
     assert outcome.last_line == f"images sha256: {result(run)['images_sha256']}"
-    assert "training networks: 4/4 epochs" in outcome.err
+    assert "training networks: 4/4" in outcome.err
     assert (run / "report.html").is_file() and result(run)["steps"] == 0
 
 

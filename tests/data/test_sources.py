@@ -9,7 +9,8 @@ from raydd.errors import DataError
 
 
 def test_known_sources_are_listed():
-    assert known_sources() == ["cifar10", "cifar100", "digits", "folder:DIR", "parquet:DIR", "tiny-imagenet"]
+    named = ["cifar10", "cifar100", "digits", "fashionmnist", "folder:DIR", "mnist", "parquet:DIR", "svhn", "tiny-imagenet"]
+    assert known_sources() == named
 
 
 @pytest.mark.parametrize(
