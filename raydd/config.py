@@ -38,7 +38,7 @@ class DataConfig:
     """The real data."""
 
     source: Annotated[str, tyro.conf.arg(aliases=["--data"])] = "digits"
-    """digits, cifar10, cifar100, tiny-imagenet, parquet:DIR or folder:DIR."""
+    """digits, cifar10, cifar100, tiny-imagenet, mnist, fashionmnist, svhn, parquet:DIR or folder:DIR."""
     root: str = ""
     """Folder with the official archives of the named sets. Default: $RAYDD_DATA, else ~/.cache/raydd/data."""
     size: int | None = None
