@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import struct
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_settings_come_back(run):
 def test_environment_says_what_it_ran_on(run):
     found = read_json(run.path / "environment.json")
     assert found["versions"]["torch"] == torch.__version__ and found["versions"]["python"] == sys.version.split()[0]
-    assert found["cpus"] == os.cpu_count() and "pytest" in found["command"]
+    assert found["cpus"] == os.cpu_count() and found["command"] == shlex.join(sys.argv)
     assert {"ray", "numpy", "raydd"} <= found["versions"].keys() and {"platform", "gpus", "commit", "started"} <= found.keys()
 
 
