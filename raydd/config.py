@@ -28,6 +28,7 @@ from raydd.schema import fingerprint as fingerprint
 from raydd.schema import flatten as flatten
 from raydd.schema import from_dict as from_dict
 from raydd.schema import to_dict as to_dict
+from raydd.stage_config import STAGE_ABOVE, STAGE_AT_LEAST, StagesConfig, stage_problems
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -199,10 +200,10 @@ class Config:
     """The recipe that these settings started from."""
     method: str = "mtt"
     """mtt, dc, dsa, idc, dream, dreamplus, dm or cafe."""
-    ipc: int = 1
-    """Images per class."""
+    ipc: Annotated[int, tyro.conf.arg(aliases=["--stages.ipc"])] = 1
+    """Images per class; with several stages, of each stage."""
     steps: int = 5000
-    """Distillation steps."""
+    """Distillation steps; with several stages, of each stage."""
     seed: int = 0
     """Seed of every random stream."""
     init: Literal["real", "noise", "mix", "kmeans"] = "real"
@@ -221,6 +222,7 @@ class Config:
     idc: IDCConfig = field(default_factory=IDCConfig)
     dream: DREAMConfig = field(default_factory=DREAMConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    stages: StagesConfig = field(default_factory=StagesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 
@@ -255,8 +257,12 @@ class Execution:
 
 
 def needed_epochs(config: Config) -> int:
-    """Last snapshot that the method reads: max_start_epoch - 1 + expert_epochs (specs/mtt_pdd.md section 1.2)."""
-    return config.mtt.max_start_epoch - 1 + config.mtt.expert_epochs
+    """Last snapshot that the method reads: max_start_epoch - 1 + expert_epochs (specs/mtt_pdd.md section 1.2).
+
+    Without transition every stage has its own range of start epochs, one after the other (section 3.1, ablations).
+    """
+    ranges = 1 if config.stages.transition else config.stages.count
+    return ranges * config.mtt.max_start_epoch - 1 + config.mtt.expert_epochs
 
 
 def expert_epochs(config: Config) -> int:
@@ -272,7 +278,7 @@ def problems(config: Config, execution: Execution | None = None) -> list[str]:
     given = [part for part in (config, execution) if part is not None]
     for part in given:
         from_dict(type(part), to_dict(part))
-    found = [problem for part in given for problem in _ranges(part)] + _choices(config)
+    found = [problem for part in given for problem in _ranges(part)] + _choices(config) + stage_problems(config)
     return found + (_relations(config) if config.method == "mtt" else [])
 
 
@@ -284,11 +290,11 @@ _AT_LEAST = {
     "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
     "experts.momentum": 0, "experts.weight_decay": 0, "evaluation.momentum": 0,
     "evaluation.weight_decay": 0, "workers": 0, "threads": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "max_restarts": 0,
-} | METHOD_AT_LEAST  # fmt: skip
+} | METHOD_AT_LEAST | STAGE_AT_LEAST  # fmt: skip
 _ABOVE = {
     "data.zca_eps": 0, "experts.lr": 0,
     "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0, "answer_timeout": 0,
-} | METHOD_ABOVE  # fmt: skip
+} | METHOD_ABOVE | STAGE_ABOVE  # fmt: skip
 _BELOW = {"experts.momentum": 1, "evaluation.momentum": 1} | METHOD_BELOW
 _AT_MOST = {"evaluation.cutmix": 1} | METHOD_AT_MOST
 _BOUNDS = (

@@ -3,6 +3,8 @@
 A step is one update of the images. Methods over expert trajectories choose at every step; methods whose networks train between
 updates choose when a network lifetime begins (`raydd.slots`).
 
+With several stages (`raydd.progressive`) the loop runs once for each, over the images of the stage beside the frozen ones.
+
 Source: DynaDistill, Algorithm 1, over the distillation step of the base method (specs/mtt_pdd.md sections 2.2 and 4,
 specs/idc_dream_pdd.md section 5). With one candidate nothing is scored, and the step is that of the base method bit for bit.
 """
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydd import optimise, selection, slots
+from raydd import optimise, progressive, selection, slots
 from raydd.config import Config
 from raydd.errors import DivergenceError
 from raydd.executor import Executor
@@ -32,6 +34,7 @@ class State:
 
     `step` is the next step to take; the velocities are the momentum of both optimisers; `skips` counts steps skipped in a row;
     `pending` is movement of the images that their next step begins with (`raydd.optimise`); `pool` the networks, where there are any.
+    `synthetic` is what the stage moves, `earlier` the frozen images of the stages before it and `step_sizes` what these learned.
     """
 
     synthetic: SyntheticSet
@@ -41,11 +44,19 @@ class State:
     skips: int = 0
     pending: Tensor | None = None
     pool: Pool | None = None
+    stage: int = 1
+    earlier: SyntheticSet | None = None
+    step_sizes: tuple[float, ...] = ()
 
     @classmethod
     def start(cls, synthetic: SyntheticSet) -> "State":
         """The state before the first step."""
         return cls(synthetic, torch.zeros_like(synthetic.images), torch.zeros_like(synthetic.step_size))
+
+    @property
+    def whole(self) -> SyntheticSet:
+        """The images of all stages so far."""
+        return progressive.joined(self.earlier, self.synthetic)
 
 
 Record = dict[str, Any]
@@ -58,13 +69,13 @@ def distill(
     on_step: Callable[[State, Record], None] = lambda state, record: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> State:
-    """Run the remaining steps and return the last state.
+    """Run the remaining steps of the state's stage and return the last state.
 
     `on_step` sees every new state with the step's record (the line of `metrics.jsonl`). Raises `DivergenceError` after
     `guard.max_skips` skipped steps in a row, with the state unharmed.
     """
     entry = method(config.method)
-    while not is_done(config, state) and not should_stop():
+    while not is_stage_done(config, state) and not should_stop():
         state, record = take_step(config, entry, state, executor)
         on_step(state, record)
         if state.skips >= config.guard.max_skips:
@@ -76,11 +87,33 @@ def distill(
     return state
 
 
-def is_done(config: Config, state: State) -> bool:
-    """Whether all steps are taken, or all network lifetimes are over where the method counts these."""
+def is_stage_done(config: Config, state: State) -> bool:
+    """Whether all steps of the stage are taken, or all network lifetimes are over where the method counts these."""
     rules = method(config.method).networks
     iterations = rules.iterations(config) if rules else None
-    return state.step >= config.steps or (iterations is not None and state.pool is not None and state.pool.outer >= iterations)
+    lived = iterations is not None and state.pool is not None and state.pool.outer >= iterations
+    return lived or state.step >= progressive.first_step(config, state.stage + 1)
+
+
+def is_done(config: Config, state: State) -> bool:
+    """Whether the last stage is done."""
+    return state.stage >= config.stages.count and is_stage_done(config, state)
+
+
+def next_stage(config: Config, state: State, block: SyntheticSet) -> State:
+    """The state in which the stage after a finished one begins, with its `block` of new images; everything learned starts anew.
+
+    Networks go on being numbered, so that no stage sees the fresh ones of another.
+    """
+    stage, step_sizes = state.stage + 1, (*state.step_sizes, state.synthetic.step_size.item())
+    own, earlier = block, replace(state.whole, frozen=0)
+    if config.stages.frozen_lr_scale:
+        own, earlier = replace(progressive.joined(earlier, block), frozen=0), None
+    pool = None
+    if state.pool is not None:
+        pool = replace(Pool.start(config, method(config.method).networks), births=state.pool.births)
+    step = progressive.first_step(config, stage)
+    return replace(State.start(own), step=step, pool=pool, stage=stage, earlier=earlier, step_sizes=step_sizes)
 
 
 def take_step(config: Config, entry: MethodEntry, state: State, executor: Executor) -> tuple[State, Record]:
@@ -118,12 +151,14 @@ def _entered(config: Config, entry: MethodEntry, state: State, executor: Executo
 
 
 def _optimiser(config: Config, entry: MethodEntry, state: State) -> Optimiser:
-    return entry.optimiser(config, state.synthetic.images.shape[-1], state.pool.outer if state.pool else 0)
+    own = entry.optimiser(config, state.synthetic.images.shape[-1], state.pool.outer if state.pool else 0)
+    return progressive.staged_optimiser(config, own, state.synthetic, state.stage)
 
 
 def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executor, attempt: int) -> tuple[State | None, Record]:
-    synthetic, step = optimise.seen(state.synthetic, state.pending), state.step
-    draws = entry.draw(config, len(synthetic.images), synthetic.images.shape[-1], step, attempt)
+    own, step = optimise.seen(state.synthetic, state.pending), state.step
+    synthetic = progressive.matched(config, state.earlier, own)
+    draws = entry.draw(config, synthetic, step, attempt)
     clock = _Clock(executor)
     candidates = _candidates(config, entry, state, attempt, draws, clock)
     chances = [1.0]
@@ -132,7 +167,7 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
         ranked = [_ranked(config, candidate) for candidate in candidates]
         scores = clock.time("score", lambda: executor.score(synthetic, ranked, draws))
         losses = [score.loss for score in scores]
-        chances = selection.probabilities(config.selection, losses, _progress(config, step), [score.size for score in scores])
+        chances = selection.probabilities(config.selection, losses, progressive.progress(config, step), [score.size for score in scores])
     record = _record(config, state, candidates, losses, chances, attempt) | {"seconds": clock.seconds}
     if not any(chances):
         return None, record
@@ -153,7 +188,9 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
 
 def _candidates(config: Config, entry: MethodEntry, state: State, attempt: int, draws: Any, clock: "_Clock") -> list[Candidate]:
     if entry.networks is None:
-        return selection.draw_candidates(config, entry.start_epochs(config), state.step, attempt)
+        offset = progressive.start_epoch_offset(config, state.stage)
+        drawn = selection.draw_candidates(config, entry.start_epochs(config), state.step, attempt)
+        return [replace(candidate, epoch=candidate.epoch + offset) for candidate in drawn]
     found = slots.candidates(config, state.pool, state.step, attempt)
     if len(found) > 1 and config.selection.rank_batch == "own":
         found = clock.time("prepare", lambda: clock.executor.prepare(found, draws))
@@ -172,22 +209,20 @@ def _trained(config: Config, entry: MethodEntry, state: State, executor: Executo
     pool = state.pool
     places = slots.trained(config, entry.networks, pool)
     work = [Candidate(index, slot, pool.networks[slot].age, pool.networks[slot]) for index, slot in enumerate(places)]
-    networks = executor.advance(state.synthetic, work, draws) if work else []
+    synthetic = progressive.matched(config, state.earlier, state.synthetic)
+    networks = executor.advance(synthetic, work, draws) if work else []
     return slots.advanced(config, entry.networks, pool, places, networks)
-
-
-def _progress(config: Config, step: int) -> float:
-    return step / max(config.steps - 1, 1)
 
 
 def _record(
     config: Config, state: State, candidates: list[Candidate], losses: list[float | None], chances: list[float], attempt: int
 ) -> Record:
     """What is known of a step before its update."""
-    temperature, sign = selection.schedule(config.selection, _progress(config, state.step))
+    temperature, sign = selection.schedule(config.selection, progressive.progress(config, state.step))
     where = {"outer": state.pool.outer, "inner": state.pool.inner} if state.pool else {}
     return {
         "step": state.step,
+        "stage": state.stage,
         **where,
         "attempt": attempt,
         "skipped": True,
@@ -221,7 +256,15 @@ def apply_update(state: State, update: Update, optimiser: Optimiser) -> State | 
     if not update.grad_images.any():
         return None
     synthetic = replace(synthetic, images=images, step_size=step_size)
-    return State(synthetic, velocity, velocity_step_size, state.step + 1, 0, pending, state.pool)
+    return replace(
+        state,
+        synthetic=synthetic,
+        velocity_images=velocity,
+        velocity_step_size=velocity_step_size,
+        step=state.step + 1,
+        skips=0,
+        pending=pending,
+    )
 
 
 def _finite(value: float | None) -> float | None:

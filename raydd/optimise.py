@@ -33,6 +33,8 @@ def moved(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """(images, velocity, pending) after the gradient (N, C, H, W) at `images`, which have their pending movement behind them."""
     momentum, lr = optimiser.momentum, optimiser.lr_images * (classes if optimiser.class_sum else 1)
+    if optimiser.rates is not None:
+        lr = lr * optimiser.rates
     velocity = momentum * velocity + gradient
     if not optimiser.class_order:
         return images - lr * velocity, velocity, None

@@ -178,7 +178,7 @@ def _timed(config: Config, model: FlatModel, real: int, synthetic: int, device: 
     pixels = torch.rand(len(own), *model.shape, generator=generator)
     synthetic_set = SyntheticSet(pixels, own, torch.tensor(0.01), torch.ones_like(own)).to(device)
     # Another step for the update, so that nothing that the score kept is left out of it.
-    draws, others = (entry.draw(short, len(own), model.shape[-1], step, 0) for step in (0, 1))
+    draws, others = (entry.draw(short, synthetic_set, step, 0) for step in (0, 1))
     candidate = Candidate(0, 0, 0, built.begin(0))
     scale = model.classes / PROBE_CLASSES
     # A network that trains on real data sees as many images however many classes there are.

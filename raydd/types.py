@@ -8,18 +8,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """The images being distilled, in training space (normalised or whitened), and what is learned with them.
+    """The images being distilled, as stored (training space, or pixels: `raydd.decode`), and what is learned with them.
 
-    images     float32 (N, C, H, W), unconstrained; N = classes x ipc, class-major (label = index // ipc)
+    images     float32 (N, C, H, W), unconstrained; class-major, the images of a class in the order of their stages
     labels     int64 (N,)
     step_size  float32 (), the learned positive step size of the student
     stages     int64 (N,), the PDD stage of each image, from 1
+    frozen     how many images of each class, its first ones, are held fixed: they take part in the loss and get no gradient
     """
 
     images: Tensor
     labels: Tensor
     step_size: Tensor
     stages: Tensor
+    frozen: int = 0
 
     def to(self, device: torch.device | str) -> "SyntheticSet":
         """The same set on another device."""
@@ -90,7 +92,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Update:
-    """The exact gradient of the same loss: images (N, C, H, W), step size (), and the seconds it took."""
+    """The exact gradient of the same loss: images, step size (), and the seconds it took.
+
+    `grad_images` has the images that are not frozen, class-major: (N - classes x frozen, C, H, W).
+    """
 
     loss: float
     grad_images: Tensor

@@ -100,7 +100,7 @@ class Disturbed(InlineExecutor):
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: mtt.MTTDraws) -> object:
         _, step, attempt = draws.key
-        stranger = mtt.draw(PLAIN, len(synthetic.images), 8, step + 1, attempt)
+        stranger = mtt.draw(PLAIN, synthetic, step + 1, attempt)
         others = [
             (replace(synthetic, images=synthetic.images + 1), candidate, draws),
             (replace(synthetic, step_size=synthetic.step_size * 2), candidate, draws),
@@ -110,7 +110,7 @@ class Disturbed(InlineExecutor):
         answers = []
         for other in others:
             # Nothing in common with either, so that what is kept is that of the other.
-            super().update(replace(synthetic, images=synthetic.images - 1), candidate, mtt.draw(PLAIN, len(synthetic.images), 8, 99, 0))
+            super().update(replace(synthetic, images=synthetic.images - 1), candidate, mtt.draw(PLAIN, synthetic, 99, 0))
             super().update(*other)
             answers.append(super().update(synthetic, candidate, draws))
         assert all(torch.equal(answer.grad_images, answers[0].grad_images) for answer in answers)

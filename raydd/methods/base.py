@@ -78,6 +78,7 @@ class Optimiser:
     class_sum    the loss is a mean over the classes where the base method steps on their sum: the rate counts once for each class
     class_order  the images of every class are stepped in turn, with momentum moving those of the others (IDC); `raydd.optimise`
     clamp        images are brought back to [0, 1] when a network lifetime begins
+    rates        float (N, 1, 1, 1), by which the rate of each image is multiplied; None for none
     """
 
     lr_images: float
@@ -87,6 +88,7 @@ class Optimiser:
     class_sum: bool = False
     class_order: bool = False
     clamp: bool = False
+    rates: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class MethodEntry:
     """A registered method.
 
     build(config, resources) makes it on a worker.
-    draw(config, count, side, step, attempt) returns all randomness of one step, or the key from which the worker draws it, shared by
-    the step's candidates; `count` synthetic images of `side` pixels, `attempt` counts redraws of the same step.
+    draw(config, synthetic, step, attempt) returns all randomness of one step, or the key from which the worker draws it, shared by
+    the step's candidates; `attempt` counts redraws of the same step.
     optimiser(config, side, outer) is what the driver steps with in lifetime `outer`; step_size(config) the start value of the step size.
     networks is None for a method over expert trajectories; start_epochs(config) then bounds a candidate's start epoch, exclusive.
     decoding(config) tells how stored images become training images.
@@ -135,7 +137,7 @@ class MethodEntry:
 
     name: str
     build: Callable[[Config, Resources], Method]
-    draw: Callable[[Config, int, int, int, int], Any]
+    draw: Callable[[Config, SyntheticSet, int, int], Any]
     optimiser: Callable[[Config, int, int], Optimiser]
     step_size: Callable[[Config], float]
     rates: Callable[[Config], dict[str, float]]

@@ -28,11 +28,12 @@ class MTTDraws:
     batches: tuple[metagrad.InnerBatch, ...]
 
 
-def draw(config: Config, count: int, side: int, step: int, attempt: int) -> MTTDraws:
+def draw(config: Config, synthetic: SyntheticSet, step: int, attempt: int) -> MTTDraws:
     """Draw the inner batches of a step as the reference does: permutations cut into chunks, taken from the end.
 
     The short remainder chunk therefore comes first (specs/mtt_pdd.md section 2.2).
     """
+    count, side = len(synthetic.images), synthetic.images.shape[-1]
     order = stream(config.seed, step, "inner-batches", attempt)
     augmentation = stream(config.seed, step, "inner-augmentation", attempt)
     chunks: list[Tensor] = []

@@ -46,7 +46,7 @@ class StepKey:
         return StepKey((self.seed, self.step + 1, 0))
 
 
-def draw_key(config: Config, count: int, side: int, step: int, attempt: int) -> StepKey:
+def draw_key(config: Config, synthetic: SyntheticSet, step: int, attempt: int) -> StepKey:
     """`MethodEntry.draw` of these methods."""
     return StepKey((config.seed, step, attempt))
 

@@ -7,6 +7,7 @@ import torch
 from raydd.actors.packing import pack, unpack
 from raydd.methods.base import method
 from raydd.recipes import load_recipe
+from raydd.types import SyntheticSet
 
 TENSORS = {
     "float": torch.randn(3, 4),
@@ -47,7 +48,8 @@ def test_structure_arrives_as_it_was() -> None:
 
 def test_draws_of_a_step_hold_the_same_numbers() -> None:
     config = load_recipe("digits-mtt-ipc1").config
-    draws = method("mtt").draw(config, 10, 8, 3, 0)
+    images = SyntheticSet(torch.zeros(10, 1, 8, 8), torch.arange(10), torch.tensor(0.1), torch.ones(10))
+    draws = method("mtt").draw(config, images, 3, 0)
     assert _flat(unpack(pack(draws))) == _flat(draws)
 
 

@@ -106,7 +106,7 @@ def case(name: str, dtype: torch.dtype = torch.float32, real: RealData | None = 
     model = build(config.model, SHAPE, CLASSES)
     resources = _resources(entry, model, real or real_data(dtype), dtype)
     synthetic = stored_images(dtype)
-    draws = entry.draw(config, len(synthetic.images), SHAPE[-1], 0, 0)
+    draws = entry.draw(config, synthetic, 0, 0)
     found = Case(config, entry, resources, synthetic, draws, [Candidate(0, 1, 0), Candidate(1, 2, 0)])
     if entry.networks is None:
         return found
@@ -213,19 +213,19 @@ def equal_draws_give_equal_bits(name: str) -> None:
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[2]
         assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
     assert same(*given)
-    redrawn = found.entry.draw(found.config, len(found.synthetic.images), SHAPE[-1], 0, 0)
+    redrawn = found.entry.draw(found.config, found.synthetic, 0, 0)
     assert same(answers(replace(found, draws=redrawn), found.fresh()), given[0])
 
 
 def what_was_asked_before_changes_nothing(name: str) -> None:
     """A method may keep what it has computed, but never gives it for other images, candidates, networks or draws."""
     found, kept = case(name), case(name).fresh()
-    (first, second), count = found.candidates, len(found.synthetic.images)
+    first, second = found.candidates
     asked = (found.synthetic, first, found.draws)
     others = [
         (replace(found.synthetic, images=found.synthetic.images + 0.1), first, found.draws),
-        (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 1, 0)),
-        (found.synthetic, first, found.entry.draw(found.config, count, SHAPE[-1], 0, 1)),
+        (found.synthetic, first, found.entry.draw(found.config, found.synthetic, 1, 0)),
+        (found.synthetic, first, found.entry.draw(found.config, found.synthetic, 0, 1)),
         (found.synthetic, replace(first, expert=second.expert, network=second.network), found.draws),
         (found.synthetic, second, found.draws),
     ]
@@ -274,7 +274,7 @@ def targets_found_beforehand_change_nothing(name: str) -> None:
     if found.entry.networks is None or not found.entry.networks.independent:
         return
     candidate, other = found.candidates
-    assert found.draws.next() == found.entry.draw(found.config, len(found.synthetic.images), SHAPE[-1], 1, 0)
+    assert found.draws.next() == found.entry.draw(found.config, found.synthetic, 1, 0)
     expected = found.fresh().update(found.synthetic, candidate, found.draws)
     for aimed, draws in ((candidate, found.draws), (candidate, found.draws.next()), (replace(candidate, index=other.index), found.draws)):
         network = found.fresh().target(aimed, draws)

@@ -158,7 +158,7 @@ def test_real_and_synthetic_images_of_a_class_are_augmented_alike(name: str) -> 
         images = base.resident.transform.inverse(images)
     synthetic = replace(found.synthetic, images=images)
     for step in range(4):
-        draws = found.entry.draw(found.config, len(images), 8, step, 0)
+        draws = found.entry.draw(found.config, synthetic, step, 0)
         loss = found.fresh().score(synthetic, found.candidates[0], draws).loss
         other = found.fresh().score(replace(synthetic, images=images.flip(0)), found.candidates[0], draws).loss
         # CAFE's cross-entropy is not zero for equal sets.

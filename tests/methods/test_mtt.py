@@ -21,7 +21,7 @@ def make(config: Config = CONFIG, dtype: torch.dtype = torch.float32) -> tuple[M
     network = model()
     resources = Resources(network, table(network, 3, 4, dtype), torch.device("cpu"))
     data = synthetic(network, dtype=dtype)
-    return MTT(config, resources), data, draw(config, len(data.images), 8, 0, 0)
+    return MTT(config, resources), data, draw(config, data, 0, 0)
 
 
 @pytest.mark.golden
@@ -48,9 +48,8 @@ def test_three_iterations_equal_the_reference(golden) -> None:
 
 def test_mini_batches_are_permutations_taken_from_the_end() -> None:
     config = Config(mtt=MTTConfig(syn_steps=7, batch_syn=3))
-    sizes = [len(batch.indices) for batch in draw(config, 8, 8, 0, 0).batches]
-    assert sizes == [2, 3, 3, 2, 3, 3, 2]
-    batches = draw(config, 8, 8, 0, 0).batches
+    batches = draw(config, synthetic(model()), 0, 0).batches
+    assert [len(batch.indices) for batch in batches] == [2, 3, 3, 2, 3, 3, 2]
     for first in (0, 3):
         seen = torch.cat([batch.indices for batch in batches[first : first + 3]])
         assert sorted(seen.tolist()) == list(range(8))
@@ -58,7 +57,7 @@ def test_mini_batches_are_permutations_taken_from_the_end() -> None:
 
 def test_draws_depend_on_seed_step_and_attempt_only() -> None:
     def indices(config: Config, step: int, attempt: int) -> list[list[int]]:
-        return [batch.indices.tolist() for batch in draw(config, 8, 8, step, attempt).batches]
+        return [batch.indices.tolist() for batch in draw(config, synthetic(model()), step, attempt).batches]
 
     assert indices(CONFIG, 3, 0) == indices(CONFIG, 3, 0)
     others = [indices(CONFIG, 4, 0), indices(CONFIG, 3, 1), indices(replace(CONFIG, seed=1), 3, 0)]
@@ -90,7 +89,7 @@ def test_a_kept_walk_is_not_used_for_other_images_or_draws() -> None:
     instance, data, draws = make()
     instance.score(data, candidate, draws)
     moved = replace(data, images=data.images + 0.1)
-    other_draws = draw(CONFIG, len(data.images), 8, 1, 0)
+    other_draws = draw(CONFIG, data, 1, 0)
     for place in ((moved, candidate, draws), (data, candidate, other_draws), (data, candidate, draws)):
         fresh, _, _ = make()
         assert instance.score(*place).loss == fresh.score(*place).loss
@@ -117,7 +116,7 @@ def test_start_and_target_are_the_snapshots_of_the_candidate() -> None:
     network = model()
     spy = Spy(table(network, 3, 4))
     data = synthetic(network)
-    MTT(CONFIG, Resources(network, spy, torch.device("cpu"))).update(data, Candidate(0, 2, 1), draw(CONFIG, 8, 8, 0, 0))
+    MTT(CONFIG, Resources(network, spy, torch.device("cpu"))).update(data, Candidate(0, 2, 1), draw(CONFIG, data, 0, 0))
     assert spy.asked == {(2, 1), (2, 3)}
 
 
