@@ -26,12 +26,18 @@ class Trajectories(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a worker holds for its method, on one device: the network, and expert snapshots or the real training images."""
+    """What a worker holds for its method, on one device: the network, and expert snapshots or the real training images.
+
+    starts, start_count  the start networks of a stage (PDD), as experts of which only epoch 0 is read, and how many there are; None in
+                         the first stage and without transition
+    """
 
     model: FlatModel
     experts: Trajectories | None
     device: torch.device
     real: RealData | None = None
+    starts: Trajectories | None = None
+    start_count: int = 0
 
 
 class Method(Protocol):

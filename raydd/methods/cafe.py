@@ -71,7 +71,7 @@ class CAFE:
 
     def begin(self, born: int) -> Network:
         """A fresh random network that has answered no query."""
-        network = fresh(self._resources.model, self._config.seed, born, self._resources.device)
+        network = fresh(self._resources, self._config, born)
         return replace(network, memory={"accuracies": torch.empty(0)})
 
     def prepare(self, network: Network, draws: StepKey) -> Network:

@@ -59,7 +59,7 @@ class DistributionMatching:
 
     def begin(self, born: int) -> Network:
         """A fresh random network."""
-        return fresh(self._resources.model, self._config.seed, born, self._resources.device)
+        return fresh(self._resources, self._config, born)
 
     def prepare(self, network: Network, draws: StepKey) -> Network:
         """Nothing is needed before the update."""

@@ -105,7 +105,7 @@ class IDC:
 
     def begin(self, born: int) -> Network:
         """A fresh network after the epochs and batches on real data that the settings ask for."""
-        training, network = self._training, fresh(self._resources.model, self._config.seed, born, self._resources.device)
+        training, network = self._training, fresh(self._resources, self._config, born)
         epochs = self._settings.early + (self._config.dream.warm_up if self._features else 0)
         return training.warm_up(network, epochs * training.epoch_batches + self._pool_batches(born))
 

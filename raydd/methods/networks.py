@@ -10,7 +10,6 @@ from raydd.augment.classes import ClassDraw
 from raydd.config import Config
 from raydd.metagrad import Derivatives
 from raydd.methods.base import DataFacts, Optimiser, Resources
-from raydd.models import FlatModel
 from raydd.rng import stream
 from raydd.training import Recipe, TensorBatches, augmented, sgd_
 from raydd.types import Candidate, Network, SyntheticSet
@@ -63,9 +62,13 @@ def siamese(config: Config, resources: Resources, strategy: str, candidate: Cand
     return drawn and drawn.to(resources.device)
 
 
-def fresh(model: FlatModel, seed: int, born: int, device: torch.device) -> Network:
-    """Network number `born` of a run, untrained."""
-    theta = model.init(stream(seed, born, "network")).to(device)
+def fresh(resources: Resources, config: Config, born: int) -> Network:
+    """Network number `born` of a run, without momentum: untrained, or in a later stage a copy of one of its start networks."""
+    if resources.starts is None:
+        theta = resources.model.init(stream(config.seed, born, "network")).to(resources.device)
+    else:
+        chosen = torch.randint(resources.start_count, (), generator=stream(config.seed, born, "start-network"))
+        theta = resources.starts.theta(int(chosen), 0).to(resources.device, copy=True)
     return Network(theta, torch.zeros_like(theta), born)
 
 

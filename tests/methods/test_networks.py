@@ -14,9 +14,11 @@ from raydd.methods.networks import StepKey
 from raydd.rng import stream
 from raydd.training import Recipe
 from raydd.types import Candidate
+from tests.helpers import table
 from tests.methods.contract import SHAPE, case, stored_images
 
-MODEL = case("dc").resources.model
+RESOURCES = case("dc").resources
+MODEL = RESOURCES.model
 
 
 def test_a_key_names_the_step_and_the_one_after_it() -> None:
@@ -49,9 +51,24 @@ def test_other_steps_attempts_and_seeds_draw_other_batches(name: str) -> None:
 
 
 def test_a_fresh_network_is_the_models_own_start() -> None:
-    network = networks.fresh(MODEL, 3, 5, torch.device("cpu"))
+    network = networks.fresh(RESOURCES, Config(seed=3), 5)
     assert torch.equal(network.theta, MODEL.init(stream(3, 5, "network"))) and not network.velocity.any()
     assert (network.born, network.age, network.inner, network.memory) == (5, 0, 0, {})
+
+
+def test_in_a_later_stage_fresh_networks_are_copies_of_start_networks() -> None:
+    starts = table(MODEL, 3, 1)
+    resources = replace(RESOURCES, starts=starts, start_count=3)
+    seen = set()
+    for born in range(20):
+        network = networks.fresh(resources, Config(seed=3), born)
+        (chosen,) = [place for place in range(3) if torch.equal(network.theta, starts.theta(place, 0))]
+        assert network.theta.data_ptr() != starts.theta(chosen, 0).data_ptr() and not network.velocity.any() and network.born == born
+        assert torch.equal(networks.fresh(resources, Config(seed=3), born).theta, network.theta)
+        seen.add(chosen)
+    assert seen == {0, 1, 2}
+    others = [networks.fresh(resources, Config(seed=4), born).theta for born in range(8)]
+    assert any(not torch.equal(other, networks.fresh(resources, Config(seed=3), born).theta) for born, other in enumerate(others))
 
 
 def test_images_by_class() -> None:
@@ -68,7 +85,7 @@ def test_classes_that_go_through_together() -> None:
 
 def test_training_on_the_set_is_an_epoch_of_sgd() -> None:
     """In shuffled batches, the short one too; the order is of the epoch that is named."""
-    synthetic, network = stored_images(), networks.fresh(MODEL, 0, 0, torch.device("cpu"))
+    synthetic, network = stored_images(), networks.fresh(RESOURCES, Config(), 0)
     trained, recipe = network, Recipe(4, weight_decay=0.01)
     for epoch in (8, 9):
         trained = networks.train_on_set(derivatives_of(MODEL), trained, synthetic, 0.1, recipe, 3, epoch)
@@ -85,7 +102,7 @@ def test_training_on_the_set_is_an_epoch_of_sgd() -> None:
 
 
 def test_training_leaves_images_and_network_alone() -> None:
-    synthetic, network = stored_images(), networks.fresh(MODEL, 0, 0, torch.device("cpu"))
+    synthetic, network = stored_images(), networks.fresh(RESOURCES, Config(), 0)
     images, theta = synthetic.images.clone(), network.theta.clone()
     trained = networks.train_on_set(derivatives_of(MODEL), network, synthetic, 0.1, Recipe(4), 0, 0)
     assert torch.equal(synthetic.images, images) and torch.equal(network.theta, theta) and not torch.equal(trained.theta, theta)

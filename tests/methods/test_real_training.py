@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from raydd.config import IDCConfig
+from raydd.config import Config, IDCConfig
 from raydd.methods.networks import fresh
 from raydd.methods.real_training import RealTraining
 from raydd.types import Network
@@ -24,7 +24,7 @@ def training(settings: IDCConfig = PLAIN, seed: int = 0) -> RealTraining:
 
 
 def network(born: int = 0) -> Network:
-    return fresh(MODEL, 0, born, torch.device("cpu"))
+    return fresh(case("idc").resources, Config(), born)
 
 
 @pytest.fixture
