@@ -1,12 +1,13 @@
 """Training networks from scratch on a small set and testing them on real images."""
 
 from raydd.evaluate.protocols import Protocol, Settings, protocol, protocol_names, rate, register_protocol, resolve, schedule
-from raydd.evaluate.scratch import Evaluation, evaluate, settings_for
+from raydd.evaluate.scratch import Evaluation, TrainingSet, evaluate, settings_for, train_on
 
 __all__ = [
     "Evaluation",
     "Protocol",
     "Settings",
+    "TrainingSet",
     "evaluate",
     "protocol",
     "protocol_names",
@@ -15,4 +16,5 @@ __all__ = [
     "resolve",
     "schedule",
     "settings_for",
+    "train_on",
 ]

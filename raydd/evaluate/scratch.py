@@ -5,8 +5,8 @@ batch and are tested with running ones.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,9 +16,61 @@ from raydd.config import Config
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.protocols import Settings, protocol, resolve
 from raydd.models import FlatModel
-from raydd.training import Batches, Recipe, Streams, TensorBatches, accuracy, fit, initial
+from raydd.training import Batches, Epoch, Networks, Phase, Recipe, Streams, TensorBatches, accuracy, fit, initial
 
 PURPOSE = "evaluation"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What networks are trained on: images float32 (N, C, H, W) in training space, labels int64 (N,), and the start rate."""
+
+    images: Tensor
+    labels: Tensor
+    lr: float
+
+    def check(self, model: FlatModel) -> None:
+        """Raise `ConfigError` for a rate that is not above 0, `DataError` for images or labels that do not fit the network."""
+        images, labels = self.images, self.labels
+        if not self.lr > 0:
+            raise ConfigError([f"The evaluation's learning rate is {self.lr}; it must be above 0. Give one with --evaluation.lr."])
+        if tuple(images.shape[1:]) != tuple(model.shape) or len(images) != len(labels) or not len(images):
+            raise DataError(
+                f"{tuple(images.shape)} images and {len(labels)} labels do not fit a network for images of shape {tuple(model.shape)}: "
+                "evaluate with the data set and the model that the images were made for."
+            )
+        if int(labels.min()) < 0 or int(labels.max()) >= model.classes:
+            raise DataError(f"labels {int(labels.min())}..{int(labels.max())} do not fit a network of {model.classes} classes.")
+
+
+def train_on(
+    model: FlatModel,
+    networks: Networks,
+    training: TrainingSet,
+    settings: Settings,
+    streams: Streams,
+    *,
+    first_epoch: int = 0,
+    carry_momentum: bool = False,
+    vectorised: bool = False,
+) -> Iterator[Epoch]:
+    """Train `networks` in place on one set as an evaluation does, for `settings.phases(training.lr)`, and yield after every epoch.
+
+    Nothing is tested, and the images go where the networks are. `first_epoch` is the number of the first epoch in the random
+    streams, so that networks trained on several sets in turn draw anew for each. `carry_momentum` goes on with the momentum that
+    `networks` has and keeps it when the rate drops, as PDD's programs do (specs/mtt_pdd.md section 3.2); networks without any
+    (`velocity` None) begin without. False: as the protocol says, which begins without momentum.
+
+    Raises `ConfigError` or `DataError`, before any training, for what cannot be trained on.
+    """
+    training.check(model)
+    phases = settings.phases(training.lr)
+    if carry_momentum:
+        phases = tuple(replace(phase, carries=True) for phase in phases)
+    device = networks.thetas.device
+    data = TensorBatches(training.images.detach().to(device), training.labels.to(device))
+    behind = Phase(training.lr, first_epoch, carries=True)
+    return fit(model, data, networks, (behind, *phases), training_recipe(settings), streams, first_epoch=first_epoch, vectorised=vectorised)
 
 
 @dataclass(frozen=True)
@@ -77,17 +129,17 @@ def evaluate(
     or labels that do not fit the network.
     """
     started = time.perf_counter()
-    _check(model, images, labels, lr)
+    training = TrainingSet(images, labels, lr)
+    training.check(model)
     settings = settings_for(config, model, len(labels))
     device, nets = torch.device(device), nets if nets is not None else config.evaluation.nets
     phases = settings.phases(lr)
     total = sum(phase.epochs for phase in phases)
     streams = Streams(config.seed if seed is None else seed, PURPOSE, tuple(range(first, first + nets)))
     networks = initial(model, streams, device, statistics=True)
-    data = TensorBatches(images.detach().to(device), labels.to(device))
     vectorised = device.type == "cuda" if together is None else together
     points, curve = protocol(settings.protocol).tested(total, settings.samples), []
-    for epoch in fit(model, data, networks, phases, training_recipe(settings), streams, vectorised=vectorised):
+    for epoch in train_on(model, networks, training, settings, streams, vectorised=vectorised):
         if epoch.number in points:
             tested = accuracy(model, networks.thetas, test, statistics=networks.statistics)
             curve.append((epoch.number, tuple(tested.tolist())))
@@ -130,18 +182,6 @@ def training_recipe(settings: Settings) -> Recipe:
         family="dsa" if settings.augment == "none" else settings.augment,
         cutmix=settings.cutmix,
     )
-
-
-def _check(model: FlatModel, images: Tensor, labels: Tensor, lr: float) -> None:
-    if not lr > 0:
-        raise ConfigError([f"The evaluation's learning rate is {lr}; it must be above 0. Give one with --evaluation.lr."])
-    if tuple(images.shape[1:]) != tuple(model.shape) or len(images) != len(labels) or not len(images):
-        raise DataError(
-            f"{tuple(images.shape)} images and {len(labels)} labels do not fit a network for images of shape {tuple(model.shape)}: "
-            "evaluate with the data set and the model that the images were made for."
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= model.classes:
-        raise DataError(f"labels {int(labels.min())}..{int(labels.max())} do not fit a network of {model.classes} classes.")
 
 
 def _check_last_batch(model: FlatModel, settings: Settings, count: int) -> None:
