@@ -28,7 +28,7 @@ from raydd.schema import fingerprint as fingerprint
 from raydd.schema import flatten as flatten
 from raydd.schema import from_dict as from_dict
 from raydd.schema import to_dict as to_dict
-from raydd.stage_config import STAGE_ABOVE, STAGE_AT_LEAST, StagesConfig, stage_problems
+from raydd.stage_config import STAGE_ABOVE, STAGE_AT_LEAST, STAGE_BELOW, CurriculumConfig, StagesConfig, stage_problems
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -42,6 +42,9 @@ class DataConfig:
     """digits, cifar10, cifar100, tiny-imagenet, mnist, fashionmnist, svhn, parquet:DIR or folder:DIR."""
     root: str = ""
     """Folder with the official archives of the named sets. Default: $RAYDD_DATA, else ~/.cache/raydd/data."""
+    classes: str = ""
+    """The classes to use, by name or number from 0, joined by commas, with ranges such as 0-4; their order is that of the labels.
+    Default: all."""
     size: int | None = None
     """Side in pixels to which every image is resized. Default: the set's own side; needed when images differ in size."""
     channels: Literal[1, 3] | None = None
@@ -223,6 +226,7 @@ class Config:
     dream: DREAMConfig = field(default_factory=DREAMConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 
@@ -295,7 +299,7 @@ _ABOVE = {
     "data.zca_eps": 0, "experts.lr": 0,
     "selection.temperature": 0, "selection.final_temperature": 0, "evaluation.lr": 0, "answer_timeout": 0,
 } | METHOD_ABOVE | STAGE_ABOVE  # fmt: skip
-_BELOW = {"experts.momentum": 1, "evaluation.momentum": 1} | METHOD_BELOW
+_BELOW = {"experts.momentum": 1, "evaluation.momentum": 1} | METHOD_BELOW | STAGE_BELOW
 _AT_MOST = {"evaluation.cutmix": 1} | METHOD_AT_MOST
 _BOUNDS = (
     (_AT_LEAST, "at least", lambda value, bound: value >= bound),

@@ -1,9 +1,11 @@
-"""The settings of progressive distillation (PDD), and what is wrong with them.
+"""The settings of progressive distillation (PDD) and of its curriculum, and what is wrong with them.
 
-Sources: specs/mtt_pdd.md section 3.5, specs/dc_dsa_dm_cafe_selection_cl.md section 11.
+Sources: specs/mtt_pdd.md section 3.5, specs/dc_dsa_dm_cafe_selection_cl.md sections 9 and 11.
 """
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 
@@ -31,8 +33,42 @@ class StagesConfig:
     """mtt: inner batches are chunks of all images so far, or always hold the stage's own and fill up with earlier ones."""
 
 
-STAGE_AT_LEAST = {"stages.count": 1, "stages.transition_epochs": 1, "stages.networks": 1, "stages.frozen_lr_scale": 0}
-STAGE_ABOVE = {"stages.real_lr": 0}
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Which real images each stage distils: from easy to hard, by how often a network in training forgets them (`raydd.curriculum`)."""
+
+    scores: Literal["none", "forgetting"] = "none"
+    """none: every stage sees all images. forgetting: stage i sees those forgotten from `width` x (i - 1) to below `width` x i times."""
+    width: float = 3.0
+    """Width of a stage's range of scores."""
+    edges: str = ""
+    """The ends of the ranges instead, joined by commas: 0,1,4,inf are three stages. Each range leaves out its upper end."""
+    quantiles: bool = False
+    """Equal shares of every class for all stages instead. Depends on the number of stages."""
+    never_learnt: Literal["first", "last", "exclude"] = "first"
+    """Images that were never right: forgotten 0 times as counted, in the last stage (whose number then matters), or in none."""
+    least: int | None = None
+    """Images of each class that a stage needs; of fewer, easier ones are added. Default: what method and `init` need."""
+    epochs: int = 60
+    """Epochs of the network that gives the scores, of the run's own kind, on all real images."""
+    lr: float = 0.01
+    """Its learning rate, constant."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 256
+    """Images per batch; the last, smaller batch of an epoch is used too."""
+    augment: bool = True
+    """Augment its batches with `augment.strategy`."""
+    seed: int = 0
+    """Its seed, apart from the run's, so that runs of several seeds share the scores."""
+
+
+STAGE_AT_LEAST = {
+    "stages.count": 1, "stages.transition_epochs": 1, "stages.networks": 1, "stages.frozen_lr_scale": 0, "curriculum.least": 1,
+    "curriculum.epochs": 1, "curriculum.momentum": 0, "curriculum.weight_decay": 0, "curriculum.batch_size": 1, "curriculum.seed": 0,
+}  # fmt: skip
+STAGE_ABOVE = {"stages.real_lr": 0, "curriculum.width": 0, "curriculum.lr": 0}
+STAGE_BELOW = {"curriculum.momentum": 1}
 
 
 def stage_problems(config: Any) -> list[str]:
@@ -49,4 +85,42 @@ def stage_problems(config: Any) -> list[str]:
         found.append("--stages.batch_mode=new_first puts earlier images behind the stage's own, but --stages.frozen_lr_scale moves both.")
     if config.method != "mtt" and stages.batch_mode != "union_chunks":
         found.append(f"--stages.batch_mode={stages.batch_mode} does not go with --method {config.method}; it is for mtt.")
-    return found
+    return found + _curriculum_problems(config)
+
+
+def curriculum_edges(text: str) -> tuple[float, ...]:
+    """The ends of the ranges that `curriculum.edges` names. Raises `ValueError` where that is no list of numbers."""
+    return tuple(float(part) for part in text.split(","))
+
+
+def of_the_count(config: Any) -> list[str]:
+    """The settings by which the images of a stage depend on how many stages there are, as flags: such a run cannot grow."""
+    own = config.curriculum
+    if own.scores == "none":
+        return []
+    flags = {"--curriculum.quantiles": own.quantiles, "--curriculum.never_learnt=last": own.never_learnt == "last"}
+    return [flag for flag, given in flags.items() if given]
+
+
+def _curriculum_problems(config: Any) -> list[str]:
+    own = config.curriculum
+    if own.scores == "none":
+        given = [name for name, value in asdict(own).items() if value != getattr(CurriculumConfig, name)]
+        return [f"--curriculum.{name} says nothing without --curriculum.scores forgetting." for name in given]
+    if not own.edges:
+        return []
+    if own.quantiles:
+        return [f"--curriculum.edges={own.edges} and --curriculum.quantiles exclude each other; use one of the two."]
+    try:
+        edges = curriculum_edges(own.edges)
+    except ValueError:
+        edges = ()
+    rising = all(low < high for low, high in itertools.pairwise(edges))
+    if len(edges) < 2 or not rising or edges[0] < 0 or any(map(math.isnan, edges)):
+        return [f"--curriculum.edges={own.edges} must be two or more rising numbers from 0 on, joined by commas, such as 0,3,6,inf."]
+    if len(edges) <= config.stages.count:
+        return [
+            f"--curriculum.edges={own.edges} has ranges for {len(edges) - 1} stages, --stages.count={config.stages.count} asks for more. "
+            "Give one edge more than there are stages."
+        ]
+    return []
