@@ -157,7 +157,7 @@ def predict(config: Config, execution: Execution | None = None) -> Plan | Networ
     """Predicted memory and seconds per step; named data sets need not be on disk."""
     execution = execution or Execution()
     check(config, execution)
-    info = source_info(config.data)
+    info = None if config.data.classes else source_info(config.data)
     if info is None:
         setup = prepare(config, execution)
         return planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels))

@@ -2,6 +2,7 @@
 
 from raydd.config import DataConfig
 from raydd.data.cache import obtain
+from raydd.data.classes import restricted
 from raydd.data.sources import open_source
 from raydd.data.types import Dataset, Progress
 
@@ -10,13 +11,13 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """The real data: decoded at the first call, memory-mapped from the cache afterwards.
 
     Mean and std are the published constants for cifar10, cifar100 and tiny-imagenet, and are computed over the training
-    images for every other source, whatever its folder is called.
+    images for every other source, whatever its folder is called. With `data.classes` they stay those of the whole set.
     Raises `DataError` for a source that is unknown, missing, damaged, or does not fit the settings.
     """
     source = open_source(config)
     cached = obtain(source, config, progress)
     meta = cached.meta
-    return Dataset(
+    whole = Dataset(
         name=source.name,
         train=cached.train,
         test=cached.test,
@@ -25,3 +26,4 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
         std=tuple(meta["std"]),
         fingerprint=meta["fingerprint"],
     )
+    return restricted(whole, config.classes) if config.classes else whole

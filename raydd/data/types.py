@@ -70,7 +70,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded images: uint8 (n, C, H, W), a read-only memory map; labels int64 (n,), from 0 to classes - 1."""
+    """Decoded images: uint8 (n, C, H, W), a read-only memory map or some rows of one; labels int64 (n,), from 0 to classes - 1."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -84,7 +84,8 @@ class Dataset:
     """A whole data set.
 
     mean, std    per channel, for pixels in [0, 1]
-    fingerprint  sha-256 over pixels, labels, class names, mean and std: equal on every machine that decodes equal pixels
+    fingerprint  sha-256 over pixels, labels, class names, mean and std: equal on every machine that decodes equal pixels. Of a part of
+                 a set, over the whole set's and what the part is
     """
 
     name: str
