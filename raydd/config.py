@@ -163,8 +163,15 @@ class EvaluationConfig:
     """Networks, each from a fresh initialisation."""
     protocol: str = "mtt"
     """How a paper trains and tests them: mtt, dc, dsa, dm, cafe, cafe-dsa or idc."""
+    stages: Literal["progressive", "union", "sequential"] = "progressive"
+    """Several stages: train on the images up to each stage in turn, on all at once, or on those of each stage alone in turn."""
+    carry_momentum: bool = True
+    """Several stages: momentum goes on from stage to stage and when the rate drops, as in PDD. False: it starts anew."""
     epochs: int | None = None
-    """mtt, dsa, dm 1000; dc 300, cafe 600, both 1000 with augmentation; idc 1000. All but idc make one pass more."""
+    """mtt, dsa, dm 1000; dc 300, cafe 600, both 1000 with augmentation; idc 1000. All but idc make one pass more.
+    With P stages, on each of them; default then: progressive 2/(P+1) of that, for as many image visits."""
+    updates: int | None = None
+    """Optimiser updates in all, in place of epochs: the fewest whole passes that make as many, equally many on each stage."""
     lr: float | None = None
     """Learning rate: 0.01, and in mtt the learned step size."""
     momentum: float | None = None
@@ -291,7 +298,8 @@ _AT_LEAST = {
     "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "selection.every": 0, "selection.max_age": 0,
     "selection.warm_up_images": 0, "selection.warm_up_spread": 0, "selection.candidates": 1, "selection.pool": 1,
     "evaluation.every": 0, "evaluation.nets": 1, "evaluation.cutmix": 0,
-    "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.batch_size": 1, "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
+    "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.updates": 1, "evaluation.batch_size": 1,
+    "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
     "experts.momentum": 0, "experts.weight_decay": 0, "evaluation.momentum": 0,
     "evaluation.weight_decay": 0, "workers": 0, "threads": 1, "checkpoint_every": 1, "keep_checkpoints": 1, "max_restarts": 0,
 } | METHOD_AT_LEAST | STAGE_AT_LEAST  # fmt: skip

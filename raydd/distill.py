@@ -58,6 +58,11 @@ class State:
         """The images of all stages so far."""
         return progressive.joined(self.earlier, self.synthetic)
 
+    @property
+    def stage_step_sizes(self) -> tuple[float, ...]:
+        """The learned step size of every stage so far, the present one included."""
+        return (*self.step_sizes, self.synthetic.step_size.item())
+
 
 Record = dict[str, Any]
 

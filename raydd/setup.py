@@ -3,7 +3,7 @@
 The factories are small and picklable: a worker on any node builds its own copy from them, memory-mapped where it can be.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,8 +16,8 @@ from raydd.coreset import random_rows
 from raydd.data import Dataset, Progress, RealData, Resident, Transform
 from raydd.decode import Decoding, training_images
 from raydd.decode import count as decoded_count
-from raydd.errors import ConfigError
-from raydd.evaluate import evaluate, rate, settings_for
+from raydd.errors import ConfigError, DataError
+from raydd.evaluate import Evaluation, TrainingSet, evaluate, rate, settings_for, stage_counts, stage_sequence
 from raydd.experts.build import open_store, store_root
 from raydd.experts.snapshots import Snapshots
 from raydd.experts.store import Store
@@ -50,14 +50,21 @@ def prepare(config: Config, execution: Execution, progress: Progress | None = No
     devices.prepare(execution.threads, execution.deterministic, config.tf32)
     dataset = data.load(config.data, progress)
     if config.init == "real" or config.evaluation.at_end:  # the random baseline needs real images too
-        data.require_per_class(dataset, config.ipc)
+        data.require_per_class(dataset, config.ipc, config.stages.count if config.evaluation.at_end else 1)
     problems = method(config.method).problems(config, facts(dataset))
     if problems:
         raise ConfigError(problems)
     model = build(config.model, dataset.shape, len(dataset.classes))
     if config.evaluation.every or config.evaluation.at_end:
-        settings_for(config, model, model.classes * config.ipc).phases(rate(config, 1.0))  # refuses what cannot be evaluated
+        _check_evaluation(config, model)
     return Setup(config, execution, dataset, Transform.fit(dataset, config.data, device), model, device)
+
+
+def _check_evaluation(config: Config, model: FlatModel) -> None:
+    """Raise `ConfigError` for what cannot be evaluated after every one of the stages."""
+    for stages in range(1, config.stages.count + 1):
+        counts = stage_counts(config.evaluation.stages, model.classes * config.ipc, stages)
+        settings_for(config, model, *counts, ipc=stages * config.ipc).phases(rate(config, 1.0))
 
 
 def facts(dataset: Dataset) -> DataFacts:
@@ -66,26 +73,32 @@ def facts(dataset: Dataset) -> DataFacts:
     return DataFacts(dataset.classes, tuple(counts.tolist()), dataset.shape)
 
 
-def initial_set(setup: Setup) -> SyntheticSet:
-    """The synthetic set before the first step, class-major, as `init` says: `raydd.initial` has the kinds.
+def initial_set(setup: Setup, stage: int = 1, starts: Any = None) -> SyntheticSet:
+    """The images of a stage before its first step, class-major, as `init` says: `raydd.initial` has the kinds.
 
-    Stored in the space of the method's decoding: training space, or pixels. Raises `ConfigError` where a class has too few images.
+    Stored in the space of the method's decoding: training space, or pixels. `starts` are the networks that the stage starts from,
+    whose features k-means is of. Raises `ConfigError` where a class has too few images.
     """
     config, classes, entry = setup.config, len(setup.dataset.classes), method(setup.config.method)
     labels = torch.arange(classes).repeat_interleave(config.ipc)
     decoding = entry.decoding(config)
     if config.init == "noise":
-        images = initial.noise((len(labels), *setup.model.shape), decoding.space, stream(config.seed, 0, "init-noise"))
+        images = initial.noise((len(labels), *setup.model.shape), decoding.space, stream(config.seed, 0, _of_stage("init-noise", stage)))
     elif config.init == "real":
-        images = real_images(setup, "init-images")
+        images = real_images(setup, _of_stage("init-images", stage))
         images = images if decoding.space == "training" else setup.transform.inverse(images.to(setup.device)).cpu()
     else:
-        images = _composed(setup, decoding)
+        images = _composed(setup, decoding, stage, starts)
     step_size = torch.tensor(entry.step_size(config), dtype=torch.float32)
-    return SyntheticSet(images, labels, step_size, torch.ones_like(labels))
+    return SyntheticSet(images, labels, step_size, torch.full_like(labels, stage))
 
 
-def _composed(setup: Setup, decoding: Decoding) -> Tensor:
+def _of_stage(purpose: str, stage: int) -> str:
+    """The random stream of a stage."""
+    return purpose if stage == 1 else f"{purpose}-{stage}"
+
+
+def _composed(setup: Setup, decoding: Decoding, stage: int, starts: Any) -> Tensor:
     """Several real images in each stored one: by lot (mix), or those nearest to cluster centres (kmeans)."""
     config, train = setup.config, setup.dataset.train
     count = config.ipc * decoding.factor**2
@@ -93,23 +106,23 @@ def _composed(setup: Setup, decoding: Decoding) -> Tensor:
     rows = initial.class_rows(torch.tensor(train.labels), setup.dataset.classes, count, setting)
     pixels = torch.from_numpy(train.images.copy()).float() / 255
     if config.init == "mix":
-        chosen = initial.random_rows(rows, count, config.seed, "init-images")
+        chosen = initial.random_rows(rows, count, config.seed, _of_stage("init-images", stage))
     else:
-        theta = _initial_network(setup)
+        theta = _initial_network(setup, starts)
 
         def embed(own: Tensor) -> Tensor:
             with torch.no_grad():
                 return torch.cat([setup.model.embed(theta, pixels[part].to(setup.device)) for part in own.split(512)])
 
-        chosen = initial.central_rows(rows, count, embed, config.seed, "init-kmeans")
+        chosen = initial.central_rows(rows, count, embed, config.seed, _of_stage("init-kmeans", stage))
     images = initial.mix(pixels[chosen.flatten()].unflatten(0, chosen.shape), decoding.factor)
     if decoding.space == "pixels":
         return images
     return setup.transform.forward(images.to(setup.device)).cpu()
 
 
-def _initial_network(setup: Setup) -> Tensor:
-    """The network whose features the clusters are of: network 0 of the run as the method begins it, so with DREAM+'s epoch."""
+def _initial_network(setup: Setup, starts: Any) -> Tensor:
+    """The network whose features the clusters are of: network 0 of the stage as the method begins it, so with DREAM+'s epoch."""
     factory = MethodFactory.of(setup, None)
     entry = method(setup.config.method)
     if entry.networks is None:
@@ -161,17 +174,25 @@ class MethodFactory:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """Images to train networks on, at learning rate `lr`; `kind` is synthetic or random.
+    """Images to train networks on; `kind` is synthetic or random.
 
-    images (S, N, C, H, W) as stored: one set for all networks (S = 1), or one for each (S = nets); `decoding` says how.
+    images  (S, N, C, H, W) as stored: one set for all networks (S = 1), or one for each (S = nets); `decoding` says how
+    labels  int64 (N,), and `stages`, from 1
+    rates   the learning rate of each stage
     """
 
     step: int
     kind: str
     images: Tensor
     labels: Tensor
-    lr: float
+    stages: Tensor
+    rates: tuple[float, ...]
     decoding: Decoding
+
+    @property
+    def lr(self) -> float:
+        """The rate of the last stage."""
+        return self.rates[-1]
 
     @property
     def place(self) -> tuple[int, str]:
@@ -205,20 +226,21 @@ class Evaluator:
         return Evaluator(replace(self._setup, model=model), self._on_pass, self._test)
 
     def passes(self, job: EvaluationJob) -> int:
-        """How many passes of one network over its images a job takes. Raises `ConfigError` for settings that cannot be."""
+        """How many passes of one network over its sets a job takes. Raises `ConfigError` for settings that cannot be."""
         config, model = self._setup.config, self._setup.model
         whole = replace(job.decoding, kind="single") if job.decoding.kind == "bound" else job.decoding  # as `training_images` does
-        images = model.classes * decoded_count(whole, len(job.labels) // model.classes)
-        phases = settings_for(config, model, images).phases(job.lr)
-        return config.evaluation.nets * sum(phase.epochs for phase in phases)
+        sequence = stage_sequence(config.evaluation.stages, job.stages)
+        counts = [model.classes * decoded_count(whole, int(own.sum()) // model.classes) for _, own in sequence]
+        return config.evaluation.nets * len(counts) * settings_for(config, model, *counts, ipc=self._ipc(job)).passes()
 
     def __call__(self, job: EvaluationJob) -> dict[str, Any]:
-        config, model = self._setup.config, self._setup.model
-        sets = [training_images(images, job.labels, job.decoding, self._setup.transform) for images in job.images]
-        nets = config.evaluation.nets if len(sets) == 1 else 1
+        config, model, ipc = self._setup.config, self._setup.model, self._ipc(job)
+        nets = config.evaluation.nets if len(job.images) == 1 else 1
         parts = [
-            evaluate(config, model, images, labels, job.lr, self._test, self._setup.device, nets, first=first, on_pass=self._on_pass)
-            for first, (images, labels) in enumerate(sets)
+            evaluate(
+                config, model, self._sets(job, images), self._test, self._setup.device, nets, ipc=ipc, first=first, on_pass=self._on_pass
+            )
+            for first, images in enumerate(job.images)
         ]
         accuracies = torch.tensor([accuracy for part in parts for accuracy in part.accuracies], dtype=torch.float64)
         best = torch.tensor([accuracy for part in parts for accuracy in part.best], dtype=torch.float64)
@@ -227,17 +249,47 @@ class Evaluator:
             "kind": job.kind,
             "model": model.config.name,
             "norm": model.config.norm,
-            "accuracy_mean": accuracies.mean().item(),
-            "accuracy_std": accuracies.std(correction=0).item(),
+            **_mean_std(accuracies),
             "best_mean": best.mean().item(),
             "accuracies": accuracies.tolist(),
             "nets": len(accuracies),
             "epochs": parts[0].epochs,
+            "updates": parts[0].updates,
             "lr": job.lr,
             "protocol": protocol(config),
             "settings": asdict(parts[0].settings),
             "seconds": sum(part.seconds for part in parts),
+            **self._staged(job, parts),
         }
+
+    def _sets(self, job: EvaluationJob, images: Tensor) -> list[TrainingSet]:
+        """What networks are trained on in turn: the stored images (N, C, H, W) of each set, decoded, at the rate of its last stage."""
+        sets = []
+        for stage, own in stage_sequence(self._setup.config.evaluation.stages, job.stages):
+            decoded, labels = training_images(images[own], job.labels[own], job.decoding, self._setup.transform)
+            sets.append(TrainingSet(decoded, labels, job.rates[stage - 1]))
+        return sets
+
+    def _ipc(self, job: EvaluationJob) -> int:
+        """Stored images of each class, of all stages."""
+        return len(job.labels) // self._setup.model.classes
+
+    def _staged(self, job: EvaluationJob, parts: list[Evaluation]) -> dict[str, Any]:
+        """How a set of several stages was trained on, and what every stage added; nothing for a set of one."""
+        if len(job.rates) == 1:
+            return {}
+        mode = self._setup.config.evaluation.stages
+        rows = []
+        for place, (stage, _) in enumerate(stage_sequence(mode, job.stages)):
+            accuracies = torch.tensor([accuracy for part in parts for accuracy in part.stages[place]], dtype=torch.float64)
+            ipc = int((job.stages <= stage).sum()) // self._setup.model.classes
+            rows.append({"stage": stage, "ipc": ipc, "lr": job.rates[stage - 1], **_mean_std(accuracies)})
+        return {"stages": mode, "by_stage": rows}
+
+
+def _mean_std(accuracies: Tensor) -> dict[str, float]:
+    """Of the networks (E,); the standard deviation is the population's, as the reference prints it."""
+    return {"accuracy_mean": accuracies.mean().item(), "accuracy_std": accuracies.std(correction=0).item()}
 
 
 def protocol(config: Config) -> dict[str, Any]:
@@ -251,20 +303,31 @@ def job_decoding(config: Config, kind: str) -> Decoding:
     return method(config.method).decoding(config) if kind == "synthetic" else Decoding()
 
 
-def synthetic_job(config: Config, synthetic: SyntheticSet, step: int, decoding: Decoding | None = None) -> EvaluationJob:
-    """The evaluation of a synthetic set at the rate of `raydd.evaluate.rate`; `decoding` is the method's by default."""
-    lr = rate(config, synthetic.step_size.item())
+def synthetic_job(
+    config: Config, synthetic: SyntheticSet, step: int, decoding: Decoding | None = None, step_sizes: Sequence[float | Tensor] = ()
+) -> EvaluationJob:
+    """The evaluation of a synthetic set at the rates of `raydd.evaluate.rate`; `decoding` is the method's by default.
+
+    `step_sizes` are what the stages have learned, one for each; a set of one stage brings its own. Raises `DataError` when they are
+    not as many as stages.
+    """
+    learned = tuple(float(size) for size in step_sizes) or (synthetic.step_size.item(),)
+    if len(learned) != int(synthetic.stages.max()):
+        raise DataError(f"{len(learned)} learned step sizes for images of {int(synthetic.stages.max())} stages; give one for each stage.")
+    rates = tuple(rate(config, size) for size in learned)
     decoding = decoding or job_decoding(config, "synthetic")
-    return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, lr, decoding)
+    return EvaluationJob(step, "synthetic", synthetic.images[None], synthetic.labels, synthetic.stages, rates, decoding)
 
 
-def random_job(setup: Setup, synthetic: SyntheticSet, step: int) -> EvaluationJob:
+def random_job(setup: Setup, synthetic: SyntheticSet, step: int, step_sizes: Sequence[float | Tensor] = ()) -> EvaluationJob:
     """The baseline that any distilled set must beat: random real images of the same number, another draw for each network.
 
-    Everything else, the rate included, is as for the synthetic set.
+    They are different ones in all stages together, and divided among the stages alike. Everything else, the rates included, is as
+    for the synthetic set.
     """
-    draws = [real_images(setup, "random-baseline", draw) for draw in range(setup.config.evaluation.nets)]
-    job = synthetic_job(setup.config, synthetic, step)
+    job = synthetic_job(setup.config, synthetic, step, step_sizes=step_sizes)
+    whole = replace(setup, config=replace(setup.config, ipc=len(job.labels) // setup.model.classes))
+    draws = [real_images(whole, "random-baseline", draw) for draw in range(setup.config.evaluation.nets)]
     return replace(job, kind="random", images=torch.stack(draws), decoding=job_decoding(setup.config, "random"))
 
 
@@ -273,6 +336,8 @@ def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any
 
     It stands in result.json, and `raydd evaluate --json` prints it.
     """
+    staged = {name: synthetic[name] for name in ("updates", "stages", "by_stage") if name in synthetic}
+    staged |= {"random_by_stage": random["by_stage"]} if "by_stage" in random else {}
     return {
         "accuracy_mean": synthetic["accuracy_mean"],
         "accuracy_std": synthetic["accuracy_std"],
@@ -285,6 +350,7 @@ def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any
         "settings": synthetic["settings"],
         "random_accuracy_mean": random["accuracy_mean"],
         "random_accuracy_std": random["accuracy_std"],
+        **staged,
     }
 
 

@@ -9,7 +9,7 @@ from raydd import devices
 from raydd.config import Config, EvaluationConfig, ExpertConfig, MTTConfig, SelectionConfig
 from raydd.data import RealData, Resident
 from raydd.distill import State, distill
-from raydd.evaluate import evaluate
+from raydd.evaluate import TrainingSet, evaluate
 from raydd.executor import InlineExecutor
 from raydd.methods import method as registered
 from raydd.methods import method_names
@@ -58,9 +58,9 @@ def test_deterministic_runs_have_equal_bits() -> None:
 def test_evaluation_trains_on_the_device(together: bool) -> None:
     network = model()
     data, config = synthetic(network), replace(CONFIG, evaluation=EvaluationConfig(nets=2, epochs=3, batch_size=4))
-    test = TensorBatches(data.images.to("cuda"), data.labels.to("cuda"))
-    there = evaluate(config, network, data.images, data.labels, 0.01, test, "cuda", together=together)
-    here = evaluate(config, network, data.images, data.labels, 0.01, TensorBatches(data.images, data.labels), "cpu")
+    test, sets = TensorBatches(data.images.to("cuda"), data.labels.to("cuda")), [TrainingSet(data.images, data.labels, 0.01)]
+    there = evaluate(config, network, sets, test, "cuda", together=together)
+    here = evaluate(config, network, sets, TensorBatches(data.images, data.labels), "cpu")
     assert there.train_loss == pytest.approx(here.train_loss, rel=1e-3)
 
 

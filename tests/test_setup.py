@@ -9,7 +9,7 @@ import torch
 from raydd.config import Config, EvaluationConfig, Execution, ModelConfig
 from raydd.data import Resident, class_indices
 from raydd.decode import Decoding, uniform
-from raydd.evaluate import evaluate
+from raydd.evaluate import TrainingSet, evaluate
 from raydd.method_config import IDCConfig
 from raydd.rng import stream
 from raydd.setup import Evaluator, Setup, initial_set, prepare, random_job, real_images, synthetic_job
@@ -51,7 +51,7 @@ def test_networks_are_tested_on_the_test_split(setup: Setup) -> None:
     synthetic = initial_set(setup)
     record = Evaluator(setup)(synthetic_job(CONFIG, synthetic, 4))
     test = Resident.load(setup.dataset.test, setup.transform)
-    expected = evaluate(CONFIG, setup.model, synthetic.images, synthetic.labels, 0.01, test, "cpu")
+    expected = evaluate(CONFIG, setup.model, [TrainingSet(synthetic.images, synthetic.labels, 0.01)], test, "cpu")
     assert record["accuracies"] == list(expected.accuracies) and record["nets"] == 3 and record["step"] == 4
     assert record["accuracy_mean"] == pytest.approx(np.mean(expected.accuracies))
     assert record["accuracy_std"] == pytest.approx(np.std(expected.accuracies))
@@ -63,7 +63,7 @@ def test_each_net_of_the_baseline_sees_its_own_draw(setup: Setup) -> None:
     test = Resident.load(setup.dataset.test, setup.transform)
     for net in range(3):
         images = real_images(setup, "random-baseline", net)
-        alone = evaluate(CONFIG, setup.model, images, synthetic.labels, 0.01, test, "cpu", 1, first=net)
+        alone = evaluate(CONFIG, setup.model, [TrainingSet(images, synthetic.labels, 0.01)], test, "cpu", 1, first=net)
         assert record["accuracies"][net] == alone.accuracies[0]
 
 
@@ -73,7 +73,7 @@ def test_several_images_in_one_are_taken_apart_and_normalised_before_training(se
     job = synthetic_job(CONFIG, replace(synthetic, images=stored), 0, Decoding("pixels", 2))
     images, labels = setup.transform.forward(uniform(stored, 2)), synthetic.labels.repeat(4)
     test = Resident.load(setup.dataset.test, setup.transform)
-    expected = evaluate(CONFIG, setup.model, images, labels, 0.01, test, "cpu")
+    expected = evaluate(CONFIG, setup.model, [TrainingSet(images, labels, 0.01)], test, "cpu")
     assert Evaluator(setup)(job).get("accuracies") == list(expected.accuracies)
 
 

@@ -29,12 +29,14 @@ def _check_split(what: str, classes: tuple[str, ...], raw: RawSplit) -> None:
         raise DataError(f"{what}: no image of class {missing}. Add images of every class, or take the class out of both splits.")
 
 
-def require_per_class(dataset: Dataset, count: int) -> None:
-    """Raise `DataError`, naming the smallest class, when some class has fewer than `count` training images."""
+def require_per_class(dataset: Dataset, ipc: int, stages: int = 1) -> None:
+    """Raise `DataError`, naming the smallest class, when some class has fewer than `ipc` training images for each of the stages."""
+    count = ipc * stages
+    asked = f"--ipc={ipc} is" if stages == 1 else f"--ipc={ipc} in --stages.count={stages} stages is"
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     smallest = int(counts.argmin())
     if counts[smallest] < count:
         raise DataError(
-            f"--ipc={count} is more than the {counts[smallest]} training images of class {dataset.classes[smallest]} "
-            f"in {dataset.name}; lower --ipc to at most {counts[smallest]}, or start from --init noise with --evaluation.no_at_end."
+            f"{asked} more than the {counts[smallest]} training images of class {dataset.classes[smallest]} in {dataset.name}; "
+            f"lower --ipc to at most {counts[smallest] // stages}, or start from --init noise with --evaluation.no_at_end."
         )

@@ -2,6 +2,7 @@
 
 from raydd.evaluate.protocols import Protocol, Settings, protocol, protocol_names, rate, register_protocol, resolve, schedule
 from raydd.evaluate.scratch import Evaluation, TrainingSet, evaluate, settings_for, train_on
+from raydd.evaluate.staged import stage_counts, stage_sequence
 
 __all__ = [
     "Evaluation",
@@ -16,5 +17,7 @@ __all__ = [
     "resolve",
     "schedule",
     "settings_for",
+    "stage_counts",
+    "stage_sequence",
     "train_on",
 ]

@@ -6,12 +6,13 @@ specs/idc_dream_pdd.md section 1.10.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raydd.augment import dc as dc_operations
 from raydd.config import DSA_OPERATIONS, Config, ModelConfig
 from raydd.errors import ConfigError
+from raydd.evaluate.staged import passes_for, stage_epochs
 from raydd.training import Phase, drop_once
 
 IDC_STRATEGY = "color_crop_flip_scale_rotate"
@@ -23,8 +24,9 @@ class Case:
     """What is evaluated, as far as a protocol asks.
 
     model   the network that is trained
-    images  training images of each class, decoded
+    images  training images of each class in all stages together, decoded
     views   training images that one stored image gives
+    ipc     stored images of each class in all stages together
     side    pixels
     """
 
@@ -73,7 +75,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Settings:
-    """A protocol with everything decided; `augment` is a family of `raydd.augment` or none, `epochs` are as the program counts them."""
+    """A protocol with everything decided; `augment` is a family of `raydd.augment` or none.
+
+    `epochs` are as the program counts them, on each set where networks are trained on several in turn.
+    """
 
     protocol: str
     epochs: int
@@ -92,6 +97,10 @@ class Settings:
         if not sum(phase.epochs for phase in phases):
             raise ConfigError([f"--evaluation.epochs={self.epochs} is no training in the protocol {self.protocol}; give 1 or more."])
         return phases
+
+    def passes(self) -> int:
+        """How often networks go over a set."""
+        return sum(phase.epochs for phase in self.phases(1.0))
 
 
 _PROTOCOLS: dict[str, Protocol] = {}
@@ -120,28 +129,49 @@ def rate(config: Config, step_size: float) -> float:
     return config.evaluation.lr or protocol(config.evaluation.protocol).lr or step_size
 
 
-def resolve(config: Config, model: ModelConfig, images: int, side: int, classes: int) -> Settings:
-    """The protocol `evaluation.protocol` for networks `model` on `images` training images of each class, with every override applied.
+def resolve(config: Config, model: ModelConfig, counts: Sequence[int], side: int, classes: int, ipc: int | None = None) -> Settings:
+    """The protocol `evaluation.protocol` for networks `model`, with every override applied.
 
-    Raises `ConfigError` for an unknown protocol and for an augmentation that is none.
+    `counts` are the training images, decoded, of each set that the networks are trained on in turn; one but for staged sets. `ipc`
+    is how many stored images of each class they hold in all (default: `config.ipc`, which is right for one stage). All sets get as
+    many epochs: those of `stage_epochs`, unless `evaluation.epochs` or `evaluation.updates` say otherwise.
+
+    Raises `ConfigError` for an unknown protocol, for an augmentation that is none and for updates given together with epochs.
     """
-    given, named = config.evaluation, protocol(config.evaluation.protocol)
-    case = Case(model, images, max(1, images // config.ipc), config.ipc, side, classes)
+    given, named, ipc = config.evaluation, protocol(config.evaluation.protocol), ipc or config.ipc
+    images = (sum(counts) if given.stages == "sequential" else max(counts)) // classes
+    case = Case(model, images, max(1, images // ipc), ipc, side, classes)
     augment = augmentation(config, named.augment(case))
-    augmented = augment.family != "none"
-    epochs = _either(given.epochs, named.epochs(case, augmented))
+    batch_size = _either(given.batch_size, named.batch_size)
+    usual = stage_epochs(given.stages, named.epochs(case, augment.family != "none"), len(counts))
+    epochs = _either(given.epochs, usual)
+    if given.same_compute:
+        epochs = max(1, epochs // case.views)
+    if given.updates is not None:
+        epochs = _epochs_for(config, passes_for(given.updates, counts, batch_size))
     return Settings(
         protocol=named.name,
-        epochs=max(1, epochs // case.views) if given.same_compute else epochs,
+        epochs=epochs,
         momentum=_either(given.momentum, named.momentum),
         weight_decay=_either(given.weight_decay, named.weight_decay),
-        batch_size=_either(given.batch_size, named.batch_size),
+        batch_size=batch_size,
         augment=augment.family,
         strategy=augment.strategy,
         parameters=named.parameters or config.augment.parameters,
         cutmix=_either(given.cutmix, named.cutmix),
         samples=_either(given.samples, named.samples),
     )
+
+
+def _epochs_for(config: Config, passes: int) -> int:
+    """So many passes in the epochs of the protocol, whose program may make one pass more than it says."""
+    given = config.evaluation
+    others = [f"--evaluation.epochs={given.epochs}"] if given.epochs is not None else []
+    others += ["--evaluation.same_compute"] if given.same_compute else []
+    if others:
+        text = f"--evaluation.updates={given.updates} decides how long networks train, and so does {{}}; give one of the two."
+        raise ConfigError([text.format(other) for other in others])
+    return passes - (sum(phase.epochs for phase in protocol(given.protocol).schedule(1, 1.0)) - 1)
 
 
 def augmentation(config: Config, usual: Augmentation) -> Augmentation:

@@ -5,7 +5,7 @@ batch and are tested with running ones.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from raydd.config import Config
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.protocols import Settings, protocol, resolve
+from raydd.evaluate.staged import batches
 from raydd.models import FlatModel
 from raydd.training import Batches, Epoch, Networks, Phase, Recipe, Streams, TensorBatches, accuracy, fit, initial
 
@@ -75,20 +76,24 @@ def train_on(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test accuracies (0..1) of networks trained from scratch on one set.
+    """Test accuracies (0..1) of networks trained from scratch on one set, or on several in turn.
 
     accuracies  after the last epoch, one for each network: the number to report
     mean, std   of these over the networks; std is the population's (ddof 0), as the reference prints it
-    curve       (finished epochs, accuracies) at the sampled epochs, the last included
+    stages      the accuracies after each set, the last of them `accuracies`
+    curve       (finished epochs, accuracies) at the sampled epochs of every set, the last of each included
     best        the highest accuracy of each network on the curve. It is chosen on the test images, so it is optimistic: the more
                 points the curve has, the more so. For diagnosis and for comparison with papers that report it.
     train_loss  mean training loss of the last epoch, one for each network
-    epochs      passes over the images, which MTT and DC make one more of than `settings.epochs` says
+    epochs      passes over all sets, of which MTT and DC make one more on each than `settings.epochs` says
+    updates     optimiser updates of one network in all
+    lr          the start rate on the last set
     """
 
     accuracies: tuple[float, ...]
     mean: float
     std: float
+    stages: tuple[tuple[float, ...], ...]
     best: tuple[float, ...]
     best_mean: float
     curve: tuple[tuple[int, tuple[float, ...]], ...]
@@ -96,29 +101,33 @@ class Evaluation:
     seconds: float
     settings: Settings
     epochs: int
+    updates: int
     lr: float
 
 
 def evaluate(
     config: Config,
     model: FlatModel,
-    images: Tensor,
-    labels: Tensor,
-    lr: float,
+    sets: Sequence[TrainingSet],
     test: Batches,
     device: torch.device | str,
     nets: int | None = None,
     seed: int | None = None,
     *,
+    ipc: int | None = None,
     first: int = 0,
     together: bool | None = None,
     on_pass: Callable[[int], None] = lambda nets: None,
 ) -> Evaluation:
-    """Train `nets` networks on images float32 (N, C, H, W) in training space with labels int64 (N,), and test them on `test`.
+    """Train `nets` networks on the sets in turn, going on with the same weights, and test them on `test`.
 
-    `config.evaluation` says how, for the network `model.config`; but the start rate is `lr`, see `raydd.evaluate.rate`. Images that
-    several stored ones hold are given decoded. `nets` and `seed` default to `evaluation.nets` and the run's seed; network k depends
-    on the seed and on k alone, with k from `first`. `on_pass(nets)` is called after every pass of so many networks.
+    `config.evaluation` says how, for the network `model.config`; but each set has its start rate, see `raydd.evaluate.rate`, and its
+    own schedule from there. Images that several stored ones hold are given decoded. Epochs are numbered through, so every set draws
+    anew; running statistics of batch normalisation go on, and with `evaluation.carry_momentum` the momentum does, also when the rate
+    drops (specs/mtt_pdd.md section 3.2). On one set it is the protocol that says when momentum starts anew.
+
+    `nets` and `seed` default to `evaluation.nets` and the run's seed; network k depends on the seed and on k alone, with k from
+    `first`. `ipc` is that of `settings_for`. `on_pass(nets)` is called after every pass of so many networks.
 
     `together` trains all networks in one batched pass, which differs by rounding. Default: on a GPU, which small sets leave
     waiting for launches; not on a CPU, where a loop was faster nearly always (width 32, five networks, one core, loop against
@@ -129,18 +138,18 @@ def evaluate(
     or labels that do not fit the network.
     """
     started = time.perf_counter()
-    training = TrainingSet(images, labels, lr)
-    training.check(model)
-    settings = settings_for(config, model, len(labels))
+    for training in sets:
+        training.check(model)
+    counts = [len(training.labels) for training in sets]
+    settings = settings_for(config, model, *counts, ipc=ipc)
     device, nets = torch.device(device), nets if nets is not None else config.evaluation.nets
-    phases = settings.phases(lr)
-    total = sum(phase.epochs for phase in phases)
     streams = Streams(config.seed if seed is None else seed, PURPOSE, tuple(range(first, first + nets)))
     networks = initial(model, streams, device, statistics=True)
     vectorised = device.type == "cuda" if together is None else together
-    points, curve = protocol(settings.protocol).tested(total, settings.samples), []
-    for epoch in train_on(model, networks, training, settings, streams, vectorised=vectorised):
-        if epoch.number in points:
+    passes, curve = settings.passes(), []
+    points = protocol(settings.protocol).tested(passes, settings.samples)
+    for epoch in _in_turn(model, networks, sets, settings, streams, config.evaluation.carry_momentum, vectorised):
+        if (epoch.number - 1) % passes + 1 in points:
             tested = accuracy(model, networks.thetas, test, statistics=networks.statistics)
             curve.append((epoch.number, tuple(tested.tolist())))
         on_pass(nets)
@@ -150,24 +159,38 @@ def evaluate(
         accuracies=curve[-1][1],
         mean=float(final.mean()),
         std=float(final.std()),
+        stages=tuple(accuracies for number, accuracies in curve if number % passes == 0),
         best=tuple(best.tolist()),
         best_mean=float(best.mean()),
         curve=tuple(curve),
         train_loss=tuple(epoch.loss.tolist()),
         seconds=time.perf_counter() - started,
         settings=settings,
-        epochs=total,
-        lr=float(lr),
+        epochs=len(sets) * passes,
+        updates=passes * sum(batches(count, settings.batch_size) for count in counts),
+        lr=float(sets[-1].lr),
     )
 
 
-def settings_for(config: Config, model: FlatModel, count: int) -> Settings:
-    """The protocol of `config.evaluation` for this network and `count` training images in all.
+def _in_turn(
+    model: FlatModel, networks: Networks, sets: Sequence[TrainingSet], settings: Settings, streams: Streams, carry: bool, vectorised: bool
+) -> Iterator[Epoch]:
+    """Train on the sets one after the other; one set alone is the protocol's."""
+    carry = carry and len(sets) > 1
+    for place, training in enumerate(sets):
+        begun = place * settings.passes()
+        yield from train_on(model, networks, training, settings, streams, first_epoch=begun, carry_momentum=carry, vectorised=vectorised)
 
+
+def settings_for(config: Config, model: FlatModel, *counts: int, ipc: int | None = None) -> Settings:
+    """The protocol of `config.evaluation` for this network and sets of so many training images each, trained on in turn.
+
+    `ipc` is how many stored images of each class the sets hold in all; default `config.ipc`, which is right for one stage.
     Raises `ConfigError` for settings that do not go together.
     """
-    settings = resolve(config, model.config, count // model.classes, model.shape[-1], model.classes)
-    _check_last_batch(model, settings, count)
+    settings = resolve(config, model.config, counts, model.shape[-1], model.classes, ipc)
+    for count in counts:
+        _check_last_batch(model, settings, count)
     return settings
 
 

@@ -22,7 +22,7 @@ def resolved(
     **settings: Any,
 ) -> Settings:
     config = Config(ipc=ipc, evaluation=EvaluationConfig(**settings))
-    return resolve(config, ModelConfig(name=model, norm=norm), images or ipc, side, classes)
+    return resolve(config, ModelConfig(name=model, norm=norm), [(images or ipc) * classes], side, classes)
 
 
 def recorded(phases: tuple[Phase, ...]) -> list[tuple[int, Any]]:
@@ -110,9 +110,12 @@ def test_settings_override_the_protocol() -> None:
     assert resolved(protocol="dsa", augment="none").strategy == "none"
     assert resolved(protocol="dc", augment="diffaug").strategy == "color_crop_flip_scale_rotate"
     run = Config(augment=replace(Config().augment, strategy="crop_scale", parameters="shared"))
-    assert resolve(run, ModelConfig(), 1, 32, 10).strategy == "crop_scale" and resolve(run, ModelConfig(), 1, 32, 10).parameters == "shared"
+    assert (
+        resolve(run, ModelConfig(), [10], 32, 10).strategy == "crop_scale"
+        and resolve(run, ModelConfig(), [10], 32, 10).parameters == "shared"
+    )
     none = replace(run, augment=replace(run.augment, strategy="none"))
-    assert resolve(none, ModelConfig(), 1, 32, 10).augment == "none"
+    assert resolve(none, ModelConfig(), [10], 32, 10).augment == "none"
 
 
 @pytest.mark.parametrize(

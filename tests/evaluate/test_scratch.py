@@ -11,7 +11,7 @@ from raydd.augment import cutmix, diffaug, dsa
 from raydd.config import Config, ModelConfig
 from raydd.coreset import random_rows
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate import evaluate
+from raydd.evaluate import TrainingSet, evaluate
 from raydd.models import build
 from raydd.rng import stream
 from raydd.training import Recipe, Streams, TensorBatches, drop_once, fit, initial
@@ -29,13 +29,13 @@ def real_images(digits: Digits, ipc: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_it_learns_digits(digits: Digits) -> None:
     images, labels = real_images(digits, 10)
     config = with_evaluation(digits, epochs=12, batch_size=20)
-    result = evaluate(config, digits.model, images, labels, 0.02, digits.test, "cpu")
+    result = evaluate(config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu")
     assert min(result.accuracies) > 0.5 and max(result.train_loss) < 1.5
 
 
 def test_it_is_the_reference_recipe_on_torch_optim(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
-    result = evaluate(digits.config, digits.model, images, labels, 0.02, digits.test, "cpu", nets=2, seed=9)
+    result = evaluate(digits.config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu", nets=2, seed=9)
     for index in range(2):
         theta = torch.nn.Parameter(digits.model.init(stream(9, 0, "evaluation-init", index)))
         optimiser = torch.optim.SGD([theta], lr=0.02, momentum=0.9, weight_decay=5e-4)
@@ -54,7 +54,7 @@ def test_it_is_the_reference_recipe_on_torch_optim(digits: Digits) -> None:
 
 def test_numbers_are_summed_up_as_the_reference_does(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
-    result = evaluate(with_evaluation(digits, samples=4), digits.model, images, labels, 0.2, digits.test, "cpu", nets=3)
+    result = evaluate(with_evaluation(digits, samples=4), digits.model, [TrainingSet(images, labels, 0.2)], digits.test, "cpu", nets=3)
     assert len(result.accuracies) == len(result.train_loss) == 3 and len(set(result.accuracies)) > 1
     assert result.mean == pytest.approx(np.mean(result.accuracies)) and result.std == pytest.approx(np.std(result.accuracies, ddof=0))
     assert [epoch for epoch, _ in result.curve] == [1, 2, 3, 4] and result.curve[-1][1] == result.accuracies
@@ -66,7 +66,7 @@ def test_numbers_are_summed_up_as_the_reference_does(digits: Digits) -> None:
 
 def test_a_network_depends_on_seed_and_index_alone(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
-    arguments = (digits.config, digits.model, images, labels, 0.02, digits.test, "cpu")
+    arguments = (digits.config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu")
     two = evaluate(*arguments, nets=2)
     three = evaluate(with_evaluation(digits, samples=1), *arguments[1:], nets=3)
     assert evaluate(*arguments, nets=1, first=1).accuracies == two.accuracies[1:]
@@ -76,7 +76,7 @@ def test_a_network_depends_on_seed_and_index_alone(digits: Digits) -> None:
 
 def test_the_batched_pass_gives_the_same_networks(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
-    arguments = (digits.config, digits.model, images, labels, 0.02, digits.test, "cpu")
+    arguments = (digits.config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu")
     assert evaluate(*arguments, together=True).train_loss == pytest.approx(evaluate(*arguments).train_loss, rel=1e-4)
 
 
@@ -84,7 +84,7 @@ def test_the_images_are_not_touched(digits: Digits) -> None:
     images, labels = real_images(digits, 1)
     images = images.requires_grad_()
     before = images.detach().clone()
-    evaluate(digits.config, digits.model, images, labels, 0.02, digits.test, "cpu", nets=1)
+    evaluate(digits.config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu", nets=1)
     assert torch.equal(before, images.detach()) and images.grad is None
 
 
@@ -92,7 +92,7 @@ def test_bad_input_is_refused_in_words(digits: Digits) -> None:
     images, labels = real_images(digits, 1)
 
     def run(images: torch.Tensor = images, labels: torch.Tensor = labels, lr: float = 0.01, **options: object) -> None:
-        evaluate(digits.config, digits.model, images, labels, lr, TensorBatches(images, labels), "cpu", **options)
+        evaluate(digits.config, digits.model, [TrainingSet(images, labels, lr)], TensorBatches(images, labels), "cpu", **options)
 
     for lr in (0.0, -0.01, float("nan")):
         with pytest.raises(ConfigError, match=r"must be above 0.*--evaluation\.lr"):
@@ -104,23 +104,25 @@ def test_bad_input_is_refused_in_words(digits: Digits) -> None:
     with pytest.raises(DataError, match=r"labels 1\.\.10 do not fit"):
         run(labels=labels + 1)
     with pytest.raises(ConfigError, match="--evaluation.protocol=tmm is not .* known: cafe, cafe-dsa, dc, dm, dsa, idc, mtt"):
-        evaluate(with_evaluation(digits, protocol="tmm"), digits.model, images, labels, 0.1, digits.test, "cpu")
+        evaluate(with_evaluation(digits, protocol="tmm"), digits.model, [TrainingSet(images, labels, 0.1)], digits.test, "cpu")
     with pytest.raises(ConfigError, match="--evaluation.epochs=0 is no training in the protocol idc"):
-        evaluate(with_evaluation(digits, protocol="idc", epochs=0), digits.model, images, labels, 0.1, digits.test, "cpu")
+        evaluate(with_evaluation(digits, protocol="idc", epochs=0), digits.model, [TrainingSet(images, labels, 0.1)], digits.test, "cpu")
 
 
 def test_every_pass_is_told(digits: Digits) -> None:
     images, labels = real_images(digits, 1)
     for together, told in ((False, [2] * 4), (True, [2] * 4)):
         heard: list[int] = []
-        evaluate(digits.config, digits.model, images, labels, 0.02, digits.test, "cpu", together=together, on_pass=heard.append)
+        evaluate(
+            digits.config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu", together=together, on_pass=heard.append
+        )
         assert heard == told
 
 
 def test_idcs_recipe_on_torch_optim(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
     config = with_evaluation(digits, protocol="idc", epochs=7, batch_size=None, strategy="crop_scale_rotate")
-    result = evaluate(config, digits.model, images, labels, 0.02, digits.test, "cpu", nets=1, seed=9)
+    result = evaluate(config, digits.model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu", nets=1, seed=9)
     theta = torch.nn.Parameter(digits.model.init(stream(9, 0, "evaluation-init")))
     optimiser = torch.optim.SGD([theta], lr=0.02, momentum=0.9, weight_decay=5e-4)
     rates = torch.optim.lr_scheduler.MultiStepLR(optimiser, [4, 5], gamma=0.2)
@@ -143,7 +145,7 @@ def test_idcs_recipe_on_torch_optim(digits: Digits) -> None:
 def test_batch_normalisation_is_tested_with_running_statistics(digits: Digits) -> None:
     images, labels = real_images(digits, 2)
     model = build(ModelConfig(width=8, depth=2, norm="batch"), (1, 8, 8), 10)
-    arguments = (with_evaluation(digits, augment="none", samples=1), model, images, labels, 0.02)
+    arguments = (with_evaluation(digits, augment="none", samples=1), model, [TrainingSet(images, labels, 0.02)])
     test = TensorBatches(digits.test.images[:50], digits.test.labels[:50])
     result = evaluate(*arguments, test, "cpu", nets=1)
     networks, streams = (
@@ -164,4 +166,4 @@ def test_a_last_batch_of_one_image_is_refused_where_it_cannot_be(digits: Digits)
     model = build(ModelConfig(name="resnet10-thin", norm="batch"), (1, 8, 8), 10)
     config = with_evaluation(digits, batch_size=3, augment="none")
     with pytest.raises(ConfigError, match="--evaluation.batch_size=3 leaves one image of 10 .* resnet10-thin"):
-        evaluate(config, model, images, labels, 0.02, digits.test, "cpu")
+        evaluate(config, model, [TrainingSet(images, labels, 0.02)], digits.test, "cpu")
