@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from raydd.executor import Executor, InlineExecutor
-from raydd.experts.build import MakeWorker, inline_jobs
+from raydd.experts.jobs import MakeWorker, inline_jobs
 from raydd.methods.base import Method
 
 

@@ -46,11 +46,22 @@ def training_recipe(config: Config) -> Recipe:
     )
 
 
-def phases(config: Config, epochs: int) -> tuple[Phase, ...]:
+def learning_rate(config: Config, stage: int) -> float:
+    """The rate on real data: `experts.lr`, and `stages.real_lr` for the experts of later stages."""
+    return config.experts.lr if stage == 1 else config.stages.real_lr
+
+
+def phases(config: Config, epochs: int, stage: int = 1) -> tuple[Phase, ...]:
     """The learning rate of `epochs` epochs: constant, or dropped once after index epochs // 2 + 1 with `experts.decay`."""
+    lr = learning_rate(config, stage)
     if config.experts.decay:
-        return drop_once(epochs, epochs // 2 + 1, config.experts.lr)
-    return (Phase(config.experts.lr, epochs),)
+        return drop_once(epochs, epochs // 2 + 1, lr)
+    return (Phase(lr, epochs),)
+
+
+def streams(config: Config, experts: Sequence[int], stage: int = 1) -> Streams:
+    """The random streams of these experts; those of every stage are others."""
+    return Streams(config.experts.seed, PURPOSE if stage == 1 else f"{PURPOSE}-stage{stage}", tuple(experts))
 
 
 def resumable(config: Config) -> bool:
@@ -66,37 +77,40 @@ def trajectories(
     epochs: int,
     device: torch.device | str,
     start: Snapshot | None = None,
+    stage: int = 1,
 ) -> Iterator[Snapshot]:
     """Train these experts for `epochs` epochs and yield their snapshots, the first being the initialisation or `start`.
 
+    The experts of a later `stage` (PDD) begin from given networks, as snapshot 0 in `start`.
     With `experts.together` above 1 all go through one batched pass, whose rounding depends on who is in it: give whole groups
-    (`raydd.experts.build.group_of`). Continuing from `start` gives the same bits as training at once where `resumable`.
+    (`raydd.experts.jobs.group_of`). Continuing from `start` gives the same bits as training at once where `resumable`.
     Raises `DivergenceError` when a loss stops being finite.
     """
-    streams = Streams(config.experts.seed, PURPOSE, tuple(experts))
-    networks = initial(model, streams, device) if start is None else Networks(start.thetas.to(device, copy=True))
+    own = streams(config, experts, stage)
+    networks = initial(model, own, device) if start is None else Networks(start.thetas.to(device, copy=True))
     yield start or Snapshot(0, networks.thetas.to("cpu", copy=True))
     for done in fit(
         model,
         data,
         networks,
-        phases(config, epochs),
+        phases(config, epochs, stage),
         training_recipe(config),
-        streams,
+        own,
         first_epoch=start.epoch if start else 0,
         vectorised=config.experts.together > 1,
     ):
         losses = tuple(done.loss.tolist())
-        _refuse_divergence(config, experts, done.number, losses)
+        _refuse_divergence(config, experts, done.number, losses, stage)
         # Without the copy every snapshot on a CPU would be the live weights.
         thetas = networks.thetas.to("cpu", copy=True)
         yield Snapshot(done.number, thetas, losses, tuple(done.accuracy.tolist()), done.images)
 
 
-def _refuse_divergence(config: Config, experts: Sequence[int], epoch: int, losses: tuple[float, ...]) -> None:
+def _refuse_divergence(config: Config, experts: Sequence[int], epoch: int, losses: tuple[float, ...], stage: int) -> None:
+    rate = f"--experts.lr={config.experts.lr:g}" if stage == 1 else f"--stages.real_lr={config.stages.real_lr:g}"
     for expert, loss in zip(experts, losses, strict=True):
         if not math.isfinite(loss):
             raise DivergenceError(
-                f"Expert {expert} diverged in epoch {epoch}: its training loss is {loss}. Lower --experts.lr={config.experts.lr:g}"
-                f"{f' or --experts.momentum={config.experts.momentum:g}' if config.experts.momentum else ''}."
+                f"Expert {expert}{f' of stage {stage}' if stage > 1 else ''} diverged in epoch {epoch}: its training loss is {loss}. "
+                f"Lower {rate}{f' or --experts.momentum={config.experts.momentum:g}' if config.experts.momentum else ''}."
             )

@@ -12,12 +12,12 @@ from raydd.config import Config, Execution
 from raydd.data import Dataset, Resident, Transform, load
 from raydd.environment import versions
 from raydd.errors import DataError
+from raydd.experts.jobs import Job
+from raydd.experts.starts import StartsPlace
 from raydd.experts.store import Store
 from raydd.experts.train import Snapshot, resumable, trajectories
 from raydd.models import FlatModel, build
 from raydd.training import accuracy
-
-Job = list[int]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class JobResult:
 class ExpertWorker:
     """Call it in the process that shall train: it loads the data onto its device and returns `job -> JobResult`.
 
-    The store is opened from `root` and `recipe`, and `fingerprint` is that of the data. `dataset`, which saves loading it anew
+    The store is opened from `root` and `recipe`, and `fingerprint` is that of the data. With `starts` the experts are those of a
+    later stage (PDD), which begin as these networks. `dataset`, which saves loading it anew
     from `config.data`, and `on_epoch`, which hears how many images every epoch took, serve only in the process that made them:
     they are left out when this is pickled for another.
     """
@@ -46,6 +47,7 @@ class ExpertWorker:
     transform: Transform
     epochs: int
     execution: Execution = field(default_factory=Execution)
+    starts: StartsPlace | None = None
     dataset: Dataset | None = None
     on_epoch: Callable[[int], None] | None = None
 
@@ -88,10 +90,9 @@ class _Trainer:
         short = [expert for expert in job if not self.store.reaches(expert, order.epochs)]
         if not short:
             return JobResult(tuple(job), 0.0, 0, tuple(self._known_accuracy(expert) for expert in job))
-        epoch = start_epoch(order.config, self.store, job)
-        start = None if epoch is None else Snapshot(epoch, torch.stack([self.store.tensor(expert, epoch) for expert in job]))
+        stage = order.starts.stage if order.starts else 1
         walk = []
-        for snapshot in trajectories(order.config, self.model, self.train, job, order.epochs, self.device, start):
+        for snapshot in trajectories(order.config, self.model, self.train, job, order.epochs, self.device, self._start(job), stage):
             walk.append(snapshot)
             images += snapshot.images
             if order.on_epoch and snapshot.images:
@@ -101,6 +102,13 @@ class _Trainer:
             if expert in short:
                 self._write(expert, place, walk, accuracies[place])
         return JobResult(tuple(job), time.perf_counter() - started, images, tuple(accuracies))
+
+    def _start(self, job: Job) -> Snapshot | None:
+        """What the job goes on from: the last snapshots that all its experts have, the networks of the stage's start, or nothing."""
+        epoch = start_epoch(self.order.config, self.store, job)
+        if epoch is not None:
+            return Snapshot(epoch, torch.stack([self.store.tensor(expert, epoch) for expert in job]))
+        return self.order.starts and Snapshot(0, self.order.starts.thetas(job))
 
     def _write(self, expert: int, place: int, walk: list[Snapshot], test_accuracy: float) -> None:
         """Put the walk of one expert behind the snapshots that it already has."""

@@ -14,7 +14,8 @@ import torch
 from raydd.config import Config, DataConfig, Execution
 from raydd.data import Dataset, Resident, load
 from raydd.errors import DataError, ResourceError
-from raydd.experts.build import Progress, group_of, inline_jobs, recipe, store_root
+from raydd.experts.build import Progress, inline_jobs, recipe, store_root
+from raydd.experts.jobs import group_of
 from raydd.experts.store import Store
 from raydd.experts.worker import ExpertWorker
 from raydd.models import build
