@@ -20,6 +20,7 @@ from raydd.errors import ConfigError, DataError
 from raydd.evaluate import Evaluation, TrainingSet, evaluate, rate, settings_for, stage_counts, stage_sequence
 from raydd.experts.build import open_store, store_root
 from raydd.experts.snapshots import Snapshots
+from raydd.experts.starts import StartsPlace
 from raydd.experts.store import Store
 from raydd.methods import method
 from raydd.methods.base import DataFacts, Method, Resources, check
@@ -73,7 +74,7 @@ def facts(dataset: Dataset) -> DataFacts:
     return DataFacts(dataset.classes, tuple(counts.tolist()), dataset.shape)
 
 
-def initial_set(setup: Setup, stage: int = 1, starts: Any = None) -> SyntheticSet:
+def initial_set(setup: Setup, stage: int = 1, starts: StartsPlace | None = None) -> SyntheticSet:
     """The images of a stage before its first step, class-major, as `init` says: `raydd.initial` has the kinds.
 
     Stored in the space of the method's decoding: training space, or pixels. `starts` are the networks that the stage starts from,
@@ -98,7 +99,7 @@ def _of_stage(purpose: str, stage: int) -> str:
     return purpose if stage == 1 else f"{purpose}-{stage}"
 
 
-def _composed(setup: Setup, decoding: Decoding, stage: int, starts: Any) -> Tensor:
+def _composed(setup: Setup, decoding: Decoding, stage: int, starts: StartsPlace | None) -> Tensor:
     """Several real images in each stored one: by lot (mix), or those nearest to cluster centres (kmeans)."""
     config, train = setup.config, setup.dataset.train
     count = config.ipc * decoding.factor**2
@@ -121,13 +122,12 @@ def _composed(setup: Setup, decoding: Decoding, stage: int, starts: Any) -> Tens
     return setup.transform.forward(images.to(setup.device)).cpu()
 
 
-def _initial_network(setup: Setup, starts: Any) -> Tensor:
+def _initial_network(setup: Setup, starts: StartsPlace | None) -> Tensor:
     """The network whose features the clusters are of: network 0 of the stage as the method begins it, so with DREAM+'s epoch."""
-    factory = MethodFactory.of(setup, None)
-    entry = method(setup.config.method)
-    if entry.networks is None:
-        return setup.model.init(stream(setup.config.seed, 0, "network")).to(setup.device)
-    return factory().begin(0).theta
+    if method(setup.config.method).networks is not None:
+        return MethodFactory.of(setup, None, starts)().begin(0).theta
+    theta = starts.thetas([0])[0] if starts else setup.model.init(stream(setup.config.seed, 0, "network"))
+    return theta.to(setup.device)
 
 
 def real_images(setup: Setup, purpose: str, draw: int = 0) -> Tensor:
@@ -145,18 +145,24 @@ def expert_store(setup: Setup, verify: bool = True) -> Store:
 
 @dataclass(frozen=True)
 class MethodFactory:
-    """Builds the method of a run in whichever process calls it; `experts` is (root, recipe) of the store, None without experts."""
+    """Builds the method of a run, or of one of its stages, in whichever process calls it.
+
+    experts  (root, recipe) of the store; None without experts
+    starts   where the networks lie of which a later stage's are copies; None for fresh ones, and not read by a method over experts
+    """
 
     config: Config
     execution: Execution
     shape: tuple[int, int, int]
     classes: int
     experts: tuple[str, dict[str, Any]] | None
+    starts: StartsPlace | None = None
 
     @classmethod
-    def of(cls, setup: Setup, store: Store | None) -> "MethodFactory":
+    def of(cls, setup: Setup, store: Store | None, starts: StartsPlace | None = None) -> "MethodFactory":
         """The factory of a prepared run."""
-        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, store and (store.root, store.recipe))
+        experts = store and (store.root, store.recipe)
+        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, experts, starts)
 
     def __call__(self) -> Method:
         config, execution = self.config, self.execution
@@ -169,7 +175,8 @@ class MethodFactory:
             return entry.build(config, Resources(model, Snapshots(store, device), device))
         dataset = data.load(config.data)
         real = RealData.load(dataset.train, Transform.fit(dataset, config.data, device), self.classes, device)
-        return entry.build(config, Resources(model, None, device, real))
+        starts = self.starts and Snapshots(self.starts.open(), device)
+        return entry.build(config, Resources(model, None, device, real, starts, self.starts.count if self.starts else 0))
 
 
 @dataclass(frozen=True)
