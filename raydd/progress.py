@@ -10,7 +10,10 @@ from rich.progress import Progress as Bars
 TITLES = {
     "data": "decoding images",
     "experts": "training experts",
+    "transition": "training start networks",
     "select": "training networks",
+    "curriculum": "scoring real images",
+    "continual": "training on the memory",
     "distill": "distilling",
     "evaluate": "evaluating",
 }
@@ -42,23 +45,29 @@ class Progress:
         if phase == "evaluation":
             self._print(f"step {report['step']}: {report['kind']} images give {report['accuracy_mean']:.2%} test accuracy")
         elif phase in TITLES:
-            (self._bar if self._console.is_terminal else self._line)(phase, report)
+            (self._bar if self._console.is_terminal else self._line)(_title(report), report)
         else:
             self._print(str(report.get("text", report)))
 
     def _print(self, text: str) -> None:
         (self._bars.console if self._console.is_terminal else self._console).print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _bar(self, phase: str, report: dict[str, Any]) -> None:
-        if phase not in self._tasks:
-            self._tasks[phase] = self._bars.add_task(TITLES[phase], total=report["total"], note="")
-        self._bars.update(self._tasks[phase], completed=report["done"], total=report["total"], note=_note(report))
+    def _bar(self, title: str, report: dict[str, Any]) -> None:
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=report["total"], note="")
+        self._bars.update(self._tasks[title], completed=report["done"], total=report["total"], note=_note(report))
 
-    def _line(self, phase: str, report: dict[str, Any]) -> None:
+    def _line(self, title: str, report: dict[str, Any]) -> None:
         now = time.monotonic()
-        if now >= self._next_line.get(phase, 0) or report["done"] == report["total"]:
-            self._next_line[phase] = now + LINE_EVERY
-            self._print(f"{TITLES[phase]}: {report['done']}/{report['total']} {_note(report)}".rstrip())
+        if now >= self._next_line.get(title, 0) or report["done"] == report["total"]:
+            self._next_line[title] = now + LINE_EVERY
+            self._print(f"{title}: {report['done']}/{report['total']} {_note(report)}".rstrip())
+
+
+def _title(report: dict[str, Any]) -> str:
+    """What is going on; the networks of later stages are told apart from those of the first."""
+    stage = report.get("stage", 1) if report["phase"] in ("experts", "transition") else 1
+    return TITLES[report["phase"]] + (f" of stage {stage}" if stage > 1 else "")
 
 
 def _note(report: dict[str, Any]) -> str:

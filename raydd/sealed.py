@@ -25,11 +25,16 @@ def write(path: Path | str, kind: str, version: int, tensors: Mapping[str, Tenso
 
     Raises `ResourceError` when it cannot be written.
     """
+    atomic_write_bytes(path, packed(kind, version, tensors, metadata))
+
+
+def packed(kind: str, version: int, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> bytes:
+    """The content of such a file, for places that are no paths."""
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     text = canonical(metadata)
     header = {"kind": kind, "format": str(version), "metadata": text, "sha256": _digest(kind, version, copies, text)}
-    atomic_write_bytes(path, save_tensors(copies, metadata=header))
+    return save_tensors(copies, metadata=header)
 
 
 def read(path: Path | str, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -42,6 +47,11 @@ def read(path: Path | str, kind: str, version: int) -> tuple[dict[str, Tensor], 
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from error
+    return unpacked(data, path, kind, version)
+
+
+def unpacked(data: bytes, path: Path | str, kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same from the content of the file that lies at `path`. Raises `CheckpointError` as `read` does."""
     header = _header(path, data, kind, version)
     try:
         tensors = load_tensors(data)
@@ -57,7 +67,7 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _header(path: Path, data: bytes, kind: str, version: int) -> dict[str, str]:
+def _header(path: Path | str, data: bytes, kind: str, version: int) -> dict[str, str]:
     """The metadata strings of a safetensors file; its layout is a little-endian length, that many bytes of JSON, the tensors."""
     try:
         (length,) = struct.unpack("<Q", data[:8])

@@ -48,7 +48,8 @@ class CurriculumConfig:
     never_learnt: Literal["first", "last", "exclude"] = "first"
     """Images that were never right: forgotten 0 times as counted, in the last stage (whose number then matters), or in none."""
     least: int | None = None
-    """Images of each class that a stage needs; of fewer, easier ones are added. Default: what method and `init` need."""
+    """Images of each class that a stage needs; of fewer, easier ones are added. Default: what method and `init` need, and a range
+    that is empty for a class is refused."""
     epochs: int = 60
     """Epochs of the network that gives the scores, of the run's own kind, on all real images."""
     lr: float = 0.01

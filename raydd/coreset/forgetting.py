@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raydd import sealed
 from raydd.errors import CheckpointError, ConfigError
+from raydd.files import atomic_write_bytes
 from raydd.models import FlatModel
 from raydd.training import Batches, Networks, Phase, Recipe, Streams, augmented, initial, sgd_
 
@@ -128,12 +129,25 @@ def combined(parts: Sequence[Forgetting]) -> Forgetting:
 
 def save(path: Path | str, found: Forgetting, details: dict[str, Any]) -> None:
     """Keep it in one sealed file with JSON-ready details, such as the fingerprint of the data. Raises `ResourceError`."""
-    sealed.write(path, KIND, FORMAT, {"counts": found.counts, "never": found.never, "loss": found.loss}, details)
+    atomic_write_bytes(path, packed(found, details))
 
 
 def load(path: Path | str) -> tuple[Forgetting, dict[str, Any]]:
     """What `save` kept, and its details. Raises `CheckpointError` naming the file when it is absent, damaged or something else."""
-    tensors, details = sealed.read(path, KIND, FORMAT)
+    return _checked(path, *sealed.read(path, KIND, FORMAT))
+
+
+def packed(found: Forgetting, details: dict[str, Any]) -> bytes:
+    """The content of the file that `save` writes."""
+    return sealed.packed(KIND, FORMAT, {"counts": found.counts, "never": found.never, "loss": found.loss}, details)
+
+
+def unpacked(data: bytes, path: Path | str) -> tuple[Forgetting, dict[str, Any]]:
+    """What such content holds; `path` is where it lies. Raises `CheckpointError` as `load` does."""
+    return _checked(path, *sealed.unpacked(data, path, KIND, FORMAT))
+
+
+def _checked(path: Path | str, tensors: dict[str, Tensor], details: dict[str, Any]) -> tuple[Forgetting, dict[str, Any]]:
     if set(tensors) != {"counts", "never", "loss"} or len({tensor.shape for tensor in tensors.values()}) != 1:
         raise CheckpointError(f"{path}: does not hold counts, never and loss of the same images.")
     return Forgetting(**tensors), details
