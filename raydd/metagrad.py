@@ -24,14 +24,18 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class InnerBatch:
-    """What one inner step sees: rows of the synthetic set, int64 (b,), and the augmentation drawn for them."""
+    """What one inner step sees: rows of the synthetic set, int64 (b,), and the augmentation drawn for them.
+
+    The first `frozen` of the rows are held fixed: the student trains on them, and they get no gradient.
+    """
 
     indices: Tensor
     augmentation: dsa.DsaDraw | None
+    frozen: int = 0
 
     def to(self, device: torch.device) -> "InnerBatch":
         """The same batch with its tensors on a device."""
-        return InnerBatch(self.indices.to(device), self.augmentation and self.augmentation.to(device))
+        return InnerBatch(self.indices.to(device), self.augmentation and self.augmentation.to(device), self.frozen)
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ class Derivatives:
     """First and second derivatives of the mean cross-entropy of one network.
 
     gradient(theta (P,), images (b, C, H, W), labels (b,)) -> d loss / d theta (P,)
-    pullback(theta, images, labels, direction (P,)) -> with g the gradient above:
-        <g, direction> (), d<g, direction>/d theta (P,), d<g, direction>/d images (b, C, H, W)
+    pullback(theta, images, labels, direction (P,), frozen) -> with g the gradient above:
+        <g, direction> (), d<g, direction>/d theta (P,), d<g, direction>/d images (b - frozen, C, H, W), without the first `frozen`
     """
 
     gradient: Callable[[Tensor, Tensor, Tensor], Tensor]
-    pullback: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    pullback: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def autograd_derivatives(network: Network) -> Derivatives:
@@ -56,10 +60,11 @@ def autograd_derivatives(network: Network) -> Derivatives:
             (grad,) = torch.autograd.grad(cross_entropy(network(theta, images), labels), theta, create_graph=create_graph)
         return grad
 
-    def pullback(theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        theta, images = theta.detach().requires_grad_(), images.detach().requires_grad_()
-        grad = gradient(theta, images, labels, create_graph=True)
-        towards_theta, towards_images = torch.autograd.grad(grad, (theta, images), direction)
+    def pullback(theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor, frozen: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        theta, free = theta.detach().requires_grad_(), images[frozen:].detach().requires_grad_()
+        with torch.enable_grad():
+            grad = gradient(theta, torch.cat([images[:frozen], free]), labels, create_graph=True)
+        towards_theta, towards_images = torch.autograd.grad(grad, (theta, free), direction)
         return torch.dot(grad.detach(), direction), towards_theta, towards_images
 
     return Derivatives(gradient, pullback)
@@ -106,28 +111,38 @@ def adjoint(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (), gradient of the images (N, C, H, W) and of the step size (), from the thetas that `walk` kept.
 
-    Exact; memory is one inner step's graph plus the thetas. With `chain=False` the curvature terms are left out, which is
-    TESLA's approximation (specs/mtt_pdd.md section 6.4): right for one inner step only.
+    Images that are held fixed in every batch have zeros. Exact; memory is one inner step's graph plus the thetas. With `chain=False`
+    the curvature terms are left out, which is TESLA's approximation (specs/mtt_pdd.md section 6.4): right for one inner step only.
     """
     adjoint_vector = 2 * (thetas[-1] - target) / (thetas[0] - target).square().sum()
     grad_images, grad_step_size = torch.zeros_like(images), torch.zeros_like(step_size)
     for theta, batch in zip(reversed(thetas[:-1]), reversed(batches), strict=True):
-        rows = images[batch.indices].requires_grad_()
+        fixed, free = batch.indices.tensor_split([batch.frozen])
+        rows = images[free].requires_grad_()
         with torch.enable_grad():
-            seen = dsa.apply(rows, batch.augmentation)
-        inner, towards_theta, towards_seen = derivatives.pullback(theta, seen.detach(), labels[batch.indices], adjoint_vector)
+            seen = _augmented(rows, batch.augmentation, slice(batch.frozen, None))
+        others = _augmented(images[fixed], batch.augmentation, slice(batch.frozen))
+        place = (theta, torch.cat([others, seen.detach()]), labels[batch.indices], adjoint_vector, batch.frozen)
+        inner, towards_theta, towards_seen = derivatives.pullback(*place)
         (towards_rows,) = torch.autograd.grad(seen, rows, towards_seen) if seen is not rows else (towards_seen,)
-        grad_images.index_add_(0, batch.indices, towards_rows, alpha=-1)
+        grad_images.index_add_(0, free, towards_rows, alpha=-1)
         grad_step_size -= inner
         if chain:
             adjoint_vector = adjoint_vector - step_size * towards_theta
     return matching_loss(thetas[-1], thetas[0], target), grad_images * step_size, grad_step_size
 
 
+def _augmented(images: Tensor, drawn: dsa.DsaDraw | None, rows: slice) -> Tensor:
+    """Those rows of a batch, images (b', C, H, W), after their own share of what was drawn for it."""
+    if drawn is None or not len(images):
+        return images
+    return dsa.apply(images, dsa.DsaDraw(drawn.operation, {name: value[rows] for name, value in drawn.values.items()}))
+
+
 def unroll(
     network: Network, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, step_size: Tensor, batches: Sequence[InnerBatch]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same three numbers by automatic differentiation through the whole walk; memory grows with N."""
+    """The same three numbers by automatic differentiation through the whole walk; memory grows with N, frozen rows are not spared."""
     images, step_size, theta = (tensor.detach().requires_grad_() for tensor in (images, step_size, start))
     with torch.enable_grad():
         for batch in batches:

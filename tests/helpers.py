@@ -51,7 +51,8 @@ def synthetic(network: FlatModel, ipc: int = 2, step_size: float = 0.02, dtype: 
 def batches(config: Config, count: int, side: int, step: int = 0) -> tuple[InnerBatch, ...]:
     from raydd.methods import mtt
 
-    images = SyntheticSet(torch.empty(count, 1, side, side), torch.empty(count), torch.empty(()), torch.empty(count))
+    labels = torch.arange(count)
+    images = SyntheticSet(torch.empty(count, 1, side, side), labels, torch.empty(()), torch.ones_like(labels))
     return mtt.draw(config, images, step, 0).batches
 
 

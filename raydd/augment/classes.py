@@ -60,11 +60,11 @@ def draw_stages(generator: Generator, stages: tuple[tuple[str, ...], ...], class
 
 
 def apply_classes(images: Tensor, drawn: ClassDraw | None) -> Tensor:
-    """Augment images (C, n, ch, H, W), square, each class by its own draw.
+    """Augment images (C, n, ch, H, W), square, n from 0, each class by its own draw.
 
     Differentiable, any float dtype, on the draw's device. Equal images of a class stay equal, whatever else is in the batch.
     """
-    for stage in drawn.stages if drawn else ():
+    for stage in drawn.stages if drawn and images.shape[1] else ():
         images = _apply_stage(images, stage)
     return images
 

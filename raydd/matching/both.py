@@ -62,27 +62,28 @@ def match(
     metric: str = "mse",
     weight: float = 1.0,
     chunk: int | None = None,
+    frozen: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The losses (C,) and the gradient (C, m, ch, H, W) of each in its own class's images.
+    """The losses (C,) and the gradient (C, m - frozen, ch, H, W) of each in its own class's images.
 
     real    `targets` of the real batches
     metric  mse or l1, as in `features.match_features`; `weight` of the feature term
-    images, labels, distance and chunk as in `gradients.match`
+    images, labels, distance, chunk and frozen as in `gradients.match`
     """
     by_hand = bound(convnet_derivatives.gradient_and_pullback, model, theta)
 
     def one(place: int) -> tuple[Tensor, Tensor]:
-        gradient, mean, pullback = by_hand(images[place], labels[place].expand(images.shape[1]))
+        gradient, mean, pullback = by_hand(images[place], labels[place].expand(images.shape[1]), frozen)
         loss, direction = distance(real.gradients[place], gradient)
         more, derivative = features.feature_distance(metric, real.features[place], mean)
         return loss + weight * more, pullback(direction, weight * derivative)
 
     if by_hand is not None:
         return side_by_side(one, len(images), images.device, chunk)
-    losses, towards = gradients.match(model, theta, real.gradients, images, labels, distance, chunk)
+    losses, towards = gradients.match(model, theta, real.gradients, images, labels, distance, chunk, frozen)
     # One class at a time, as for the gradients: with a batch norm the statistics are those of the class.
     found = [
-        features.match_features(model, theta, target[None], batch[None], metric)
+        features.match_features(model, theta, target[None], batch[None], metric, frozen=frozen)
         for target, batch in zip(real.features, images, strict=True)
     ]
     more, extra = (torch.cat(parts) for parts in zip(*found, strict=True))

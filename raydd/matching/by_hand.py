@@ -1,4 +1,4 @@
-"""Which networks have derivatives written by hand, and these made ready for many batches of one theta."""
+"""What is known of a network: derivatives written by hand, made ready for many batches of one theta, and whether images mix."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,3 +19,12 @@ def bound(function: Callable[..., Any], network: Network, theta: Tensor) -> Call
     spec = convnet_derivatives.spec(network.config, network.shape, network.classes)
     with threads_each(1):
         return partial(function, spec, convnet_derivatives.prepare(spec, theta))
+
+
+def mixes(network: Network) -> bool:
+    """Whether images that go through together may change one another's features, as under a batch norm: no only where that is known.
+
+    `network` may also be a method of a `FlatModel`, such as `embed`.
+    """
+    model = getattr(network, "__self__", network)
+    return not isinstance(model, FlatModel) or model.config.norm == "batch"

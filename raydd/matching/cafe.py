@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from raydd.matching.by_hand import mixes
 from raydd.models import FlatModel
 
 FACTOR = 0.01
@@ -62,21 +63,23 @@ def match(
     weights: Sequence[float],
     factor: float = FACTOR,
     chunk: int | None = None,
+    frozen: int = 0,
 ) -> tuple[Terms, Tensor]:
-    """CAFE's loss and its gradient (C, m, ch, H, W) in the synthetic batches of that shape.
+    """CAFE's loss and its gradient (C, m - frozen, ch, H, W) in the synthetic batches (C, m, ch, H, W).
 
     weights  of the layer terms, one for each map
     factor   of the summed cross-entropy
     chunk    classes that go through together, None for all; it bounds memory. The centres couple the classes, so fewer than all cost a
              second forward pass. With a batch norm statistics are those of the chunk, None is the reference's form.
+    frozen   how many images of each class, its first ones, are held fixed
     """
     chunks = images.split(chunk or len(images))
     if len(chunks) == 1:
-        graphs = [_graph(model, theta, images)]
+        graphs = [_graph(model, theta, images, frozen)]
         centres = graphs[0][1][-1].detach().flatten(1)
     else:
         centres = torch.cat([_centres(model, theta, x) for x in chunks])
-        graphs = (_graph(model, theta, x) for x in chunks)
+        graphs = (_graph(model, theta, x, frozen) for x in chunks)
     surprise, pull = _discrimination(real, centres)
     distance, layers, towards = (centres - real.means[-1].flatten(1)).square().sum(), [], []
     places = torch.arange(len(images), device=images.device).split(chunk or len(images))
@@ -120,11 +123,20 @@ def _discrimination(real: RealFeatures, centres: Tensor) -> tuple[Tensor, Tensor
     return cross_entropy(logits, labels, reduction="sum"), towards.T @ features
 
 
-def _graph(model: FlatModel, theta: Tensor, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Images (k, m, ch, H, W) that record what happens to them, and the class means (k, ...) of their maps."""
+def _graph(model: FlatModel, theta: Tensor, images: Tensor, frozen: int) -> tuple[Tensor, list[Tensor]]:
+    """The free images (k, m - frozen, ch, H, W), which record what happens to them, and the class means (k, ...) of all maps.
+
+    Where images do not mix, the frozen ones go by themselves and leave no graph.
+    """
+    free, fixed = images[:, frozen:].detach().requires_grad_(), images[:, :frozen]
     with torch.enable_grad():
-        images = images.detach().requires_grad_()
-        return images, [maps.mean(1) for maps in _class_maps(model, theta, images)]
+        if not frozen or mixes(model):
+            return free, [maps.mean(1) for maps in _class_maps(model, theta, torch.cat([fixed, free], dim=1))]
+    with torch.no_grad():
+        others = [maps.sum(1) for maps in _class_maps(model, theta, fixed)]
+    with torch.enable_grad():
+        own = [maps.sum(1) for maps in _class_maps(model, theta, free)]
+        return free, [(one + other) / images.shape[1] for one, other in zip(own, others, strict=True)]
 
 
 @torch.no_grad()

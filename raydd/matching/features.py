@@ -11,7 +11,7 @@ networks with derivatives written by hand take one class at a time, on a CPU up 
 import torch
 from torch import Tensor
 
-from raydd.matching.by_hand import Network, bound
+from raydd.matching.by_hand import Network, bound, mixes
 from raydd.matching.threads import side_by_side
 from raydd.models import FlatModel, convnet_derivatives
 
@@ -26,13 +26,14 @@ def mean_features(network: Network, theta: Tensor, images: Tensor, chunk: int | 
 
 
 def match_features(
-    network: Network, theta: Tensor, real: Tensor, images: Tensor, metric: str = "mse", chunk: int | None = None
+    network: Network, theta: Tensor, real: Tensor, images: Tensor, metric: str = "mse", chunk: int | None = None, frozen: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The losses (C,) between mean features and the gradient (C, m, ch, H, W) of each in its own class's images.
+    """The losses (C,) between mean features and the gradient (C, m - frozen, ch, H, W) of each in its own class's images.
 
     real    (C, F), the `mean_features` of the real batches
     images  (C, m, ch, H, W), the synthetic batches as the network sees them
     metric  mse: sum over the features of squared differences (DM, and DREAM+'s feature term); l1: of absolute ones
+    frozen  how many images of each class, its first ones, are held fixed
 
     With a batch norm the classes are not independent: the gradient is that of the sum of the losses.
     Raises `ValueError` for another metric.
@@ -40,7 +41,7 @@ def match_features(
     by_hand = bound(convnet_derivatives.mean_feature_and_pullback, network, theta)
 
     def one(place: int) -> tuple[Tensor, Tensor]:
-        mean, pullback = by_hand(images[place])
+        mean, pullback = by_hand(images[place], frozen)
         loss, derivative = feature_distance(metric, real[place], mean)
         return loss, pullback(derivative)
 
@@ -48,12 +49,10 @@ def match_features(
         return side_by_side(one, len(images), images.device, chunk)
     losses, towards = [], []
     for target, x in zip(real.split(chunk or len(real)), images.split(chunk or len(images)), strict=True):
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            means = _means(network, theta, x)
+        free, means = _graph(network, theta, x, frozen)
         loss, derivative = feature_distance(metric, target, means.detach())
         losses.append(loss)
-        towards += torch.autograd.grad(means, x, derivative)
+        towards += torch.autograd.grad(means, free, derivative)
     return torch.cat(losses), torch.cat(towards)
 
 
@@ -65,6 +64,22 @@ def feature_distance(metric: str, real: Tensor, synthetic: Tensor) -> tuple[Tens
     if metric == "l1":
         return difference.abs().sum(-1), difference.sign()
     raise ValueError(f"no feature distance {metric!r}; known: mse, l1")
+
+
+def _graph(network: Network, theta: Tensor, images: Tensor, frozen: int) -> tuple[Tensor, Tensor]:
+    """The free images (C, m - frozen, ch, H, W), which record what happens to them, and the mean features (C, F) of all.
+
+    Where images do not mix, the frozen ones go by themselves and leave no graph.
+    """
+    free, fixed = images[:, frozen:].detach().requires_grad_(), images[:, :frozen]
+    with torch.enable_grad():
+        if not frozen or mixes(network):
+            return free, _means(network, theta, torch.cat([fixed, free], dim=1))
+        own = _means(network, theta, free) * free.shape[1]
+    with torch.no_grad():
+        others = _means(network, theta, fixed) * frozen
+    with torch.enable_grad():
+        return free, (own + others) / images.shape[1]
 
 
 def _means(network: Network, theta: Tensor, images: Tensor) -> Tensor:

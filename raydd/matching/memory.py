@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from raydd.matching.by_hand import mixes
 from raydd.models import FlatModel, convnet_derivatives
 from raydd.rng import stream
 
@@ -22,20 +23,24 @@ FIRST, SECOND = 1.4, 2.7
 """Peaks of automatic first and second derivatives over what their graphs keep; batch and layer norms come near, others need less."""
 
 
-def class_bytes(model: FlatModel, real: int, synthetic: int) -> int:
-    """Bytes for one class of `real` and `synthetic` images in float32 on a CPU, at the peak of `class_gradients` and `match`."""
+def class_bytes(model: FlatModel, real: int, synthetic: int, frozen: int = 0) -> int:
+    """Bytes for one class of `real` and `synthetic` images in float32 on a CPU, at the peak of `class_gradients` and `match`.
+
+    The first `frozen` of the synthetic ones are held fixed.
+    """
     if convnet_derivatives.supports(model.config):
-        return VECTORS * model.size * 4 + _by_hand(model, real, synthetic)
-    first, second = FIRST * real * _graph_bytes(model, False), SECOND * synthetic * _graph_bytes(model, True)
+        return VECTORS * model.size * 4 + _by_hand(model, real, synthetic, frozen)
+    free = synthetic if mixes(model) else synthetic - frozen
+    first, second = FIRST * max(real, frozen) * _graph_bytes(model, False), SECOND * free * _graph_bytes(model, True)
     return VECTORS * model.size * 4 + int(max(first, second))
 
 
-def _by_hand(model: FlatModel, real: int, synthetic: int) -> int:
+def _by_hand(model: FlatModel, real: int, synthetic: int, frozen: int) -> int:
     spec = convnet_derivatives.spec(model.config, model.shape, model.classes)
     padding = spec.forms()[0].padding
     pixels = math.prod(side + 2 * padding - 2 for side in spec.shape[1:])
     together = min(convnet_derivatives.chunk_size(spec, torch.empty(0, *spec.shape)), max(real, synthetic))
-    return MAPS * together * 4 * spec.width * pixels + synthetic * convnet_derivatives.kept_bytes(spec, model.size)
+    return MAPS * together * 4 * spec.width * pixels + (synthetic - frozen) * convnet_derivatives.kept_bytes(spec, model.size)
 
 
 def _graph_bytes(model: FlatModel, second: bool) -> int:

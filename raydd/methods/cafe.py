@@ -25,6 +25,7 @@ from raydd.methods.networks import (
     fresh,
     image_optimiser,
     purpose,
+    seen_apart,
     siamese,
     train_on_set,
 )
@@ -61,13 +62,11 @@ class CAFE:
         """The gradient of the same loss, on the CPU."""
         started = time.perf_counter()
         real, drawn = self._real(candidate, draws)
-        images = synthetic.images.detach().requires_grad_()
-        with torch.enable_grad():
-            seen = apply_classes(by_class(images, self._classes), drawn)
-        place = (self._resources.model, candidate.network.theta, real, seen.detach(), self._weights, self._settings.discrimination_weight)
-        terms, towards = cafe.match(*place, self._chunk(seen.shape[1]))
-        (gradient,) = torch.autograd.grad(seen, images, towards / self._classes)
-        return Update(terms.loss.item() / self._classes, gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+        free, seen, whole = seen_apart(synthetic, self._classes, drawn)
+        place = (self._resources.model, candidate.network.theta, real, whole, self._weights, self._settings.discrimination_weight)
+        terms, towards = cafe.match(*place, self._chunk(whole.shape[1]), synthetic.frozen)
+        (gradient,) = torch.autograd.grad(seen, free, towards / self._classes)
+        return Update(terms.loss.item() / self._classes, gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
         """A fresh random network that has answered no query."""

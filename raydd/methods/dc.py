@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor
 
-from raydd.augment.classes import apply_classes
+from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.matching import distances, gradients
 from raydd.metagrad import derivatives_of
@@ -24,6 +24,7 @@ from raydd.methods.networks import (
     fresh,
     image_optimiser,
     purpose,
+    seen_apart,
     siamese,
     train_on_set,
 )
@@ -54,7 +55,8 @@ class GradientMatching:
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
         """The matching loss, first order."""
         started = time.perf_counter()
-        real, seen = self._real(candidate, draws), self._seen(synthetic.images, candidate, draws)
+        real = self._real(candidate, draws)
+        seen = apply_classes(by_class(synthetic.images, len(self._labels)), self._siamese(candidate, draws))
         losses = gradients.scores(
             self._resources.model, candidate.network.theta, real, seen, self._labels, self._distance, self._chunk(seen.shape[1])
         )
@@ -65,14 +67,11 @@ class GradientMatching:
         """The gradient of the same loss, on the CPU."""
         started = time.perf_counter()
         real = self._real(candidate, draws)
-        images = synthetic.images.detach().requires_grad_()
-        with torch.enable_grad():
-            seen = self._seen(images, candidate, draws)
-        losses, towards = gradients.match(
-            self._resources.model, candidate.network.theta, real, seen.detach(), self._labels, self._distance, self._chunk(seen.shape[1])
-        )
-        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
-        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+        free, seen, whole = seen_apart(synthetic, len(self._labels), self._siamese(candidate, draws))
+        place = (self._resources.model, candidate.network.theta, real, whole, self._labels, self._distance, self._chunk(whole.shape[1]))
+        losses, towards = gradients.match(*place, synthetic.frozen)
+        (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
+        return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
         """A fresh random network."""
@@ -96,14 +95,13 @@ class GradientMatching:
         if self._kept is None or self._kept[0][0] is not place[0] or self._kept[0][1:] != place[1:]:
             real, count = self._resources.real, self._settings.batch_real
             rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
-            seen = apply_classes(real.images(rows), siamese(self._config, self._resources, self._strategy, candidate, draws))
+            seen = apply_classes(real.images(rows), self._siamese(candidate, draws))
             found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels, self._chunk(count))
             self._kept = (place, found)
         return self._kept[1]
 
-    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey) -> Tensor:
-        """Synthetic images as the network sees them: (C, ipc, ch, H, W)."""
-        return apply_classes(by_class(images, len(self._labels)), siamese(self._config, self._resources, self._strategy, candidate, draws))
+    def _siamese(self, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
+        return siamese(self._config, self._resources, self._strategy, candidate, draws)
 
     def _chunk(self, images: int) -> int:
         return class_chunk(self._settings.class_chunk, images, self._resources.device)

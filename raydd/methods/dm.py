@@ -22,6 +22,7 @@ from raydd.methods.networks import (
     fresh,
     image_optimiser,
     purpose,
+    seen_apart,
     siamese,
 )
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
@@ -49,13 +50,11 @@ class DistributionMatching:
         started = time.perf_counter()
         drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
         real = self._real(candidate, draws, drawn)
-        images = synthetic.images.detach().requires_grad_()
-        with torch.enable_grad():
-            seen = apply_classes(by_class(images, self._classes), drawn)
+        free, seen, whole = seen_apart(synthetic, self._classes, drawn)
         embed, theta = self._resources.model.embed, candidate.network.theta
-        losses, towards = features.match_features(embed, theta, real, seen.detach(), "mse", self._chunk(seen.shape[1]))
-        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
-        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+        losses, towards = features.match_features(embed, theta, real, whole, "mse", self._chunk(whole.shape[1]), synthetic.frozen)
+        (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
+        return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
         """A fresh random network."""

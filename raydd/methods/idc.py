@@ -15,10 +15,10 @@ from raydd import kmeans
 from raydd.augment import diffaug
 from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
-from raydd.decode import Decoding, decode
+from raydd.decode import Decoding, decode, sources
 from raydd.matching import distances, features, gradients
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
-from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, purpose
+from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, parted, purpose
 from raydd.methods.real_training import RealTraining
 from raydd.rng import stream
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
@@ -53,7 +53,8 @@ class IDC:
         """The matching loss, first order."""
         started = time.perf_counter()
         model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
-        seen = self._seen(synthetic.images, candidate, draws)
+        images = by_class(synthetic.images, len(self._labels))
+        seen = torch.cat(self._seen(images, synthetic.frozen, candidate, draws), 1)
         losses, size = torch.zeros(len(self._labels), device=theta.device), torch.zeros((), device=theta.device)
         if self._grads:
             losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, self._chunk(seen))
@@ -68,18 +69,20 @@ class IDC:
         """The gradient of the same loss, on the CPU."""
         started = time.perf_counter()
         model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
-        images = synthetic.images.detach().requires_grad_()
+        fixed, free = parted(synthetic, len(self._labels))
         with torch.enable_grad():
-            seen = self._seen(images, candidate, draws)
+            still, seen = self._seen(torch.cat([fixed, free], 1), synthetic.frozen, candidate, draws)
+        whole, held = torch.cat([still, seen.detach()], 1), still.shape[1]
         losses, towards = torch.zeros(len(self._labels), device=theta.device), torch.zeros_like(seen)
         if self._grads:
-            place = (target["gradients"], seen.detach(), self._labels, self._distance, self._chunk(seen))
-            losses, towards = gradients.match(model, theta, *place)
+            place = (target["gradients"], whole, self._labels, self._distance, self._chunk(whole))
+            losses, towards = gradients.match(model, theta, *place, held)
         if self._feats:
-            found = features.match_features(model.embed, theta, target["features"], seen.detach(), self._feature_metric, self._chunk(seen))
+            place = (target["features"], whole, self._feature_metric, self._chunk(whole))
+            found = features.match_features(model.embed, theta, *place, held)
             losses, towards = losses + self._weight * found[0], towards + self._weight * found[1]
-        (gradient,) = torch.autograd.grad(seen, images, towards / len(losses))
-        return Update(losses.mean().item(), gradient.cpu(), torch.zeros(()), time.perf_counter() - started)
+        (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
+        return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def target(self, candidate: Candidate, draws: StepKey) -> Network:
         """The network with the real gradients and mean features of a step in its memory, and the draws and candidate they are for."""
@@ -174,16 +177,33 @@ class IDC:
             rows = real.next_rows(self._settings.batch_real, draws.seed, draws.step, name, draws.attempt)
         return apply_classes(real.images(rows), self._siamese(candidate, draws))
 
-    def _seen(self, images: Tensor, candidate: Candidate, draws: StepKey) -> Tensor:
-        """Synthetic images as the network sees them: decoded, a subset of these if there are many, normalised, augmented."""
-        decoded = decode(by_class(images, len(self._labels)), self._decoding)
-        most = self._settings.batch_syn_max
-        if decoded.shape[1] > most:
+    def _seen(self, images: Tensor, frozen: int, candidate: Candidate, draws: StepKey) -> tuple[Tensor, Tensor]:
+        """Synthetic images (C, n, ...) as the network sees them: decoded, a subset of these if there are many, normalised, augmented.
+
+        In two parts, of which the first comes from frozen images and has no graph. The second has as many of every class, so a class of
+        whose frozen images the subset took more than of another's has those there too.
+        """
+        decoded = decode(images, self._decoding)
+        rows, held = self._rows(images.shape[1], decoded.shape[1], frozen, candidate, draws)
+        if rows is not None:
+            decoded = decoded[torch.arange(len(decoded))[:, None], rows]
+        drawn, transform = self._siamese(candidate, draws), self._resources.real.resident.transform
+        parts = decoded[:, :held].detach(), decoded[:, held:]
+        normalised = [transform.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts]
+        return apply_classes(normalised[0], drawn), apply_classes(normalised[1], drawn)
+
+    def _rows(self, count: int, decoded: int, frozen: int, candidate: Candidate, draws: StepKey) -> tuple[Tensor | None, int]:
+        """Which of a class's decoded images are matched, int64 (C, m), or None for all in order; and how many frozen ones begin each."""
+        rows, most = None, self._settings.batch_syn_max
+        if decoded > most:
             generator = stream(draws.seed, draws.step, purpose(self._config, "decoded-subset", candidate), draws.attempt)
-            chosen = torch.stack([torch.randperm(decoded.shape[1], generator=generator)[:most] for _ in self._labels])
-            decoded = decoded[torch.arange(len(decoded))[:, None], chosen]
-        normalised = self._resources.real.resident.transform.forward(decoded.flatten(0, 1)).unflatten(0, decoded.shape[:2])
-        return apply_classes(normalised, self._siamese(candidate, draws))
+            rows = torch.stack([torch.randperm(decoded, generator=generator)[:most] for _ in self._labels])
+        if not frozen:
+            return rows, 0
+        rows = torch.arange(decoded).expand(len(self._labels), -1) if rows is None else rows
+        still = sources(self._decoding, count)[rows] < frozen
+        first = still.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+        return rows.gather(1, first), int(still.sum(1).min())
 
     def _siamese(self, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
         generator = stream(draws.seed, draws.step, purpose(self._config, "siamese", candidate), draws.attempt)

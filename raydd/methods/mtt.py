@@ -3,7 +3,9 @@
 Source: specs/mtt_pdd.md section 2.2 (reference program) and section 4 (as DynaDistill scores it).
 """
 
+import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +15,7 @@ from raydd import metagrad
 from raydd.augment import dsa
 from raydd.config import Config
 from raydd.methods.base import MethodEntry, Optimiser, Resources, register
+from raydd.methods.networks import by_class
 from raydd.rng import stream
 from raydd.types import Candidate, Score, SyntheticSet, Update
 
@@ -31,20 +34,38 @@ class MTTDraws:
 def draw(config: Config, synthetic: SyntheticSet, step: int, attempt: int) -> MTTDraws:
     """Draw the inner batches of a step as the reference does: permutations cut into chunks, taken from the end.
 
-    The short remainder chunk therefore comes first (specs/mtt_pdd.md section 2.2).
+    The short remainder chunk therefore comes first (specs/mtt_pdd.md section 2.2). A batch has b images: `mtt.batch_syn`, else as many
+    as the stage has of its own (section 3.1).
+
+    Where images are frozen, `stages.batch_mode` says what is cut. union_chunks: all images, as in the reference. new_first: the free
+    ones alone, and every chunk is filled up to b with frozen ones, all equally likely and none twice in a batch; b is by default twice
+    the stage's own images. In each batch the frozen ones stand first. Without frozen images both modes draw the same.
     """
-    count, side = len(synthetic.images), synthetic.images.shape[-1]
-    order = stream(config.seed, step, "inner-batches", attempt)
-    augmentation = stream(config.seed, step, "inner-augmentation", attempt)
-    chunks: list[Tensor] = []
+    side, augmentation = synthetic.images.shape[-1], stream(config.seed, step, "inner-augmentation", attempt)
+    rows = _batch_rows(config, synthetic, stream(config.seed, step, "inner-batches", attempt))
     batches = []
-    for _ in range(config.mtt.syn_steps):
-        if not chunks:
-            chunks = list(torch.randperm(count, generator=order).split(config.mtt.batch_syn or count))
-        indices = chunks.pop()
+    for indices, frozen in itertools.islice(rows, config.mtt.syn_steps):
         drawn = dsa.draw(augmentation, config.augment.strategy, len(indices), side, config.augment.parameters)
-        batches.append(metagrad.InnerBatch(indices, drawn))
+        batches.append(metagrad.InnerBatch(indices, drawn, frozen))
     return MTTDraws((config.seed, step, attempt), tuple(batches))
+
+
+def _batch_rows(config: Config, synthetic: SyntheticSet, order: torch.Generator) -> Iterator[tuple[Tensor, int]]:
+    """The rows of batch after batch, int64 (b,), and how many of them, the first ones, are frozen."""
+    count, own = len(synthetic.labels), int((synthetic.stages == synthetic.stages.max()).sum())
+    per_class = count // (int(synthetic.labels.max()) + 1)
+    fixed = torch.arange(count) % per_class < synthetic.frozen
+    new_first = synthetic.frozen > 0 and config.stages.batch_mode == "new_first"
+    earlier = torch.nonzero(fixed).squeeze(1)
+    cut = torch.nonzero(~fixed).squeeze(1) if new_first else torch.arange(count)
+    size = config.mtt.batch_syn or own * (2 if new_first else 1)
+    while True:
+        for chunk in reversed(torch.randperm(len(cut), generator=order).split(size)):
+            rows = cut[chunk]
+            if new_first:
+                rows = torch.cat([earlier[torch.randperm(len(earlier), generator=order)[: size - len(rows)]], rows])
+            held = fixed[rows]
+            yield torch.cat([rows[held], rows[~held]]), int(held.sum())
 
 
 class MTT:
@@ -77,7 +98,8 @@ class MTT:
             chain = self._settings.grad_mode == "adjoint"
             result = metagrad.adjoint(self._derivatives, thetas, *place, batches, chain)
         loss, grad_images, grad_step_size = result
-        return Update(loss.item(), grad_images.cpu(), grad_step_size.cpu(), time.perf_counter() - started)
+        free = by_class(grad_images, self._resources.model.classes)[:, synthetic.frozen :].flatten(0, 1)
+        return Update(loss.item(), free.cpu(), grad_step_size.cpu(), time.perf_counter() - started)
 
     def _walk(self, synthetic: SyntheticSet, candidate: Candidate, draws: MTTDraws) -> tuple[list[Tensor], tuple[metagrad.InnerBatch, ...]]:
         if not self._same(synthetic, draws):
@@ -97,7 +119,7 @@ class MTT:
             return False
         kept, kept_draws = self._kept_for
         same_set = torch.equal(kept.images, synthetic.images) and torch.equal(kept.step_size, synthetic.step_size)
-        return same_set and kept_draws.key == draws.key
+        return same_set and (kept.frozen, kept_draws.key) == (synthetic.frozen, draws.key)
 
     def _on_device(self, draws: MTTDraws) -> tuple[metagrad.InnerBatch, ...]:
         return tuple(batch.to(self._resources.device) for batch in draws.batches)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raydd.augment import dsa
-from raydd.augment.classes import ClassDraw
+from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.metagrad import Derivatives
 from raydd.methods.base import DataFacts, Optimiser, Resources
@@ -75,6 +75,23 @@ def fresh(resources: Resources, config: Config, born: int) -> Network:
 def by_class(images: Tensor, classes: int) -> Tensor:
     """Class-major images (C x n, ...) as (C, n, ...)."""
     return images.unflatten(0, (classes, -1))
+
+
+def parted(synthetic: SyntheticSet, classes: int) -> tuple[Tensor, Tensor]:
+    """The frozen images (C, frozen, ...) of a set, and the free ones (C, n - frozen, ...), ready to record what happens to them.
+
+    Beside each other, `torch.cat(parted(...), 1)`, they are the `by_class` of all, with a graph through the free ones alone.
+    """
+    images = by_class(synthetic.images.detach(), classes)
+    return images[:, : synthetic.frozen], images[:, synthetic.frozen :].detach().requires_grad_()
+
+
+def seen_apart(synthetic: SyntheticSet, classes: int, drawn: ClassDraw | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The free images (C, n - frozen, ...), what the network sees of them, with a graph, and what it sees of all (C, n, ...), without."""
+    fixed, free = parted(synthetic, classes)
+    with torch.enable_grad():
+        seen = apply_classes(free, drawn)
+    return free, seen, torch.cat([apply_classes(fixed, drawn), seen.detach()], 1)
 
 
 def class_chunk(given: int | None, images: int, device: torch.device) -> int:

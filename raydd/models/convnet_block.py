@@ -178,12 +178,12 @@ def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[
     return _pool(form, y.flatten(0, 1)).unflatten(0, (2, -1)), saved
 
 
-def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
+def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer, frozen: int = 0) -> Tensor:
     """Add the tangent of the parameter gradient to `grad`; return the gradient of the input map, stacked (tangent, value).
 
     dp  stacked (tangent, value) gradient of the output map
 
-    For an input that does not move, only the tangent (B, H, W, I) is returned.
+    For an input that does not move, only the tangent (B - frozen, H, W, I) is returned, without the first `frozen` images.
     """
     du = _spread(form, dp, saved.y)
     if form.norm:
@@ -191,8 +191,10 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
     else:
         grad.bias.add_(du[0].sum((0, 1, 2)))
     if _fixed(saved.x):
-        dx, dweight = _pull(form, du[0], saved.x, layer.weight)
-        dx += _pull_input(form, du[1], saved.x, along.weight)
+        x = saved.x[frozen:]
+        dx, dweight = _pull(form, du[0], saved.x, layer.weight, to_input=not frozen)
+        dx = _pull_input(form, du[0, frozen:], x, layer.weight) if frozen else dx
+        dx += _pull_input(form, du[1, frozen:], x, along.weight)
     else:
         du = _raise_gradient(form, du.flatten(0, 1))
         dx, dweight = _pull(form, du, saved.x.flatten(0, 1), layer.weight)

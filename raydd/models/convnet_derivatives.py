@@ -134,17 +134,22 @@ def gradient_at(spec: ConvNetSpec, network: Parameters, images: Tensor, labels: 
 
 
 @torch.no_grad()
-def gradient_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Pullback]:
+def gradient_and_pullback(
+    spec: ConvNetSpec, network: Parameters, images: Tensor, labels: Tensor, frozen: int = 0
+) -> tuple[Tensor, Tensor, Pullback]:
     """The gradient g (P,) of the mean cross-entropy in theta, the mean feature (F,), and a function for d<g, direction>/d images.
 
     network  from `prepare`; images (B, C, H, W), labels int64 (B,); float32 or float64
+    frozen   how many images, the first ones, are held fixed: of these nothing is kept and nothing is derived
 
     The function takes a direction (P,), and the derivative (F,) of anything more in the mean feature, or None; it returns
-    (B, C, H, W). It keeps the maps of the batch, and forms no derivative in theta, nor any value a second time.
+    (B - frozen, C, H, W). It keeps the maps of the images that are free, and forms no derivative in theta, nor any value twice.
     """
     total, features, ways = images.new_zeros(sum(_sizes(spec))), 0, []
     grad = _accumulators(spec, total)
-    for x, y in _chunks(spec, images, labels):
+    for x, y in _chunks(spec, images[:frozen], labels[:frozen]) if frozen else ():
+        features = features + _first_way(spec, network, grad, x, y, 1 / len(labels), keep=False).features.sum(0)
+    for x, y in _chunks(spec, images[frozen:], labels[frozen:]):
         ways.append(_first_way(spec, network, grad, x, y, 1 / len(labels), keep=True))
         features = features + ways[-1].features.sum(0)
 
@@ -171,9 +176,15 @@ def mean_feature(spec: ConvNetSpec, network: Parameters, images: Tensor) -> Tens
 
 
 @torch.no_grad()
-def mean_feature_and_pullback(spec: ConvNetSpec, network: Parameters, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The same mean (F,), and a function from a derivative (F,) in it to that in the images (B, C, H, W), to be called once."""
-    chunks = [_features(spec, network, x) for x in _split(spec, images)]
+def mean_feature_and_pullback(
+    spec: ConvNetSpec, network: Parameters, images: Tensor, frozen: int = 0
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The same mean (F,), and a function from a derivative (F,) in it to that in the images, to be called once.
+
+    It returns (B - frozen, C, H, W), without the first `frozen` images, of which nothing is kept.
+    """
+    fixed = sum(_features(spec, network, x)[0].sum(0) for x in _split(spec, images[:frozen])) if frozen else 0
+    chunks = [_features(spec, network, x) for x in _split(spec, images[frozen:])]
 
     @torch.no_grad()
     def pullback(towards_mean: Tensor) -> Tensor:
@@ -185,20 +196,25 @@ def mean_feature_and_pullback(spec: ConvNetSpec, network: Parameters, images: Te
             towards.append(dx)
         return _image_order(towards)
 
-    return _by_channel(spec, sum(features.sum(0) for features, _ in chunks) / len(images)), pullback
+    return _by_channel(spec, sum((features.sum(0) for features, _ in chunks), fixed) / len(images)), pullback
 
 
 @torch.no_grad()
-def adjoint_step(spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """With g the gradient of the mean cross-entropy in theta: <g, direction> (), H direction (P,), d<g, direction>/d images (B, C, H, W).
+def adjoint_step(
+    spec: ConvNetSpec, theta: Tensor, images: Tensor, labels: Tensor, direction: Tensor, frozen: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With g the gradient of the mean cross-entropy in theta: <g, direction> (), H direction (P,), d<g, direction>/d images.
 
-    theta and direction (P,), images (B, C, H, W), labels int64 (B,); float32 or float64.
+    theta and direction (P,), images (B, C, H, W), labels int64 (B,); float32 or float64. The last one is (B - frozen, C, H, W): the
+    first `frozen` images get no gradient.
     """
     network, along = prepare(spec, theta), prepare(spec, direction)
     total, slope, towards_images = torch.zeros_like(theta), theta.new_zeros(()), []
     grad = _accumulators(spec, total)
     for x, y in _chunks(spec, images, labels):
-        moved, towards = _adjoint_of_chunk(spec, network, along, grad, x, y, 1 / len(labels))
+        held = min(frozen, len(x))
+        moved, towards = _adjoint_of_chunk(spec, network, along, grad, x, y, 1 / len(labels), held)
+        frozen -= held
         slope += moved
         towards_images.append(towards)
     return slope, _flat(spec, total, grad), _image_order(towards_images)
@@ -254,9 +270,9 @@ def _second_way(spec: ConvNetSpec, network: Parameters, along: Parameters, way: 
 
 
 def _adjoint_of_chunk(
-    spec: ConvNetSpec, network: Parameters, along: Parameters, grad: Parameters, x: Tensor, labels: Tensor, share: float
+    spec: ConvNetSpec, network: Parameters, along: Parameters, grad: Parameters, x: Tensor, labels: Tensor, share: float, frozen: int
 ) -> tuple[Tensor, Tensor]:
-    """Add the tangent of the chunk's gradient to `grad`; return the tangents of its loss () and of its image gradient (B, H, W, C)."""
+    """Add the tangent of the chunk's gradient to `grad`; return those of its loss () and its image gradient (B - frozen, H, W, C)."""
     modules, forms, saved = _modules(spec), spec.forms(x.device.type), []
     for module, form, layer, direction in zip(modules, forms, network.layers, along.layers, strict=True):
         x, kept = module.forward_tangent(form, layer, direction, x)
@@ -272,7 +288,7 @@ def _adjoint_of_chunk(
     dp = torch.stack([torch.addmm(towards @ along.weight, towards_moved, network.weight), towards @ network.weight]).view_as(x)
     for block in reversed(range(spec.depth)):
         place = forms[block], network.layers[block], along.layers[block], saved[block], dp, grad.layers[block]
-        dp = modules[block].backward_tangent(*place)
+        dp = modules[block].backward_tangent(*place, frozen=0 if block else frozen)
     return slope, dp
 
 

@@ -133,18 +133,20 @@ def forward_tangent(form: Form, layer: Layer, along: Layer, x: Tensor) -> tuple[
     return both, saved._replace(y_moved=y_moved, weights_moved=moved, inverse_moved=inverse_moved, a_moved=a_moved)
 
 
-def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer) -> Tensor:
-    """Add the tangent of the parameter gradient to `grad`; return the tangent of the gradient of the images (B, H, W, C).
+def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: Tensor, grad: Layer, frozen: int = 0) -> Tensor:
+    """Add the tangent of the parameter gradient to `grad`; return that of the gradient of the images (B - frozen, H, W, C).
+
+    The first `frozen` images are left out of it.
 
     dp  stacked (tangent, value) gradient of the output map
     """
     scale, inverse, weight, weight_along = layer.scale, saved.inverse, _matrix(layer.weight), _matrix(along.weight)
     dv = _spread(_to_windows(dp[1]), saved.y, saved.y_moved)
     g, _ = _to_patches(dv, saved)
-    patches = _product(dv, _padded(saved.weights_moved, saved.patches).mT)
+    patches = _product(dv[:, :, frozen:], _padded(saved.weights_moved[frozen:], saved.patches).mT)
     dv = _spread(_to_windows(dp[0]), saved.y, saved.y)
     g_moved, shift = _to_patches(dv, saved)
-    patches += _product(dv, _padded(saved.weights, saved.patches).mT)
+    patches += _product(dv[:, :, frozen:], _padded(saved.weights[frozen:], saved.patches).mT)
     t, t_moved = (g * weight).sum(2), (g_moved * weight).sum(2) + (g * weight_along).sum(2)
     c = scale * inverse**3 * t
     c_moved = along.scale * inverse**3 * t + 3 * scale * inverse**2 * saved.inverse_moved * t + scale * inverse**3 * t_moved
@@ -152,7 +154,8 @@ def backward_tangent(form: Form, layer: Layer, along: Layer, saved: Saved, dp: T
     grad.scale.add_((saved.inverse_moved * t + inverse * t_moved).sum(0))
     h_moved = weight_along @ saved.second
     _add_weight(grad, (saved.a_moved, g), (scale * inverse, g_moved), (-c_moved, saved.h), (-c, h_moved))
-    return _to_images(form, saved, patches, _outer_moved(weight, weight_along, c, c_moved))
+    free = saved._replace(patches=saved.patches[:, :, frozen:])
+    return _to_images(form, free, patches, _outer_moved(weight, weight_along, c[frozen:], c_moved[frozen:]))
 
 
 def _moved(layer: Layer, along: Layer, saved: Saved) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +231,7 @@ def _to_images(form: Form, saved: Saved, patches: Tensor, outer: Tensor) -> Tens
     patches -= patches.mean((0, 1))
     count, (height, width) = patches.shape[2], saved.sides
     places = patches.unflatten(1, (height, width)).unflatten(0, (2, 2)).permute(4, 2, 0, 3, 1, 5)
-    patches = places.reshape(count, 2 * height, 2 * width, -1)
+    patches = places.reshape(count, 2 * height, 2 * width, patches.shape[3])
     images = patches.new_zeros(count, 2 * height + 2, 2 * width + 2, values // 9)
     for place, own in enumerate(patches[..., :values].split(values // 9, dim=3)):
         row, column = divmod(place, 3)
@@ -285,7 +288,7 @@ def _to_patches(dv: Tensor, saved: Saved) -> tuple[Tensor, Tensor]:
 
 def _product(x: Tensor, weights: Tensor) -> Tensor:
     """(4, windows, B, O) of x (4, windows, B, I) and weights (B, O, I) of each image."""
-    if not _grouped(x):
+    if not _grouped(x) or not len(weights):
         return (x.flatten(0, 1).transpose(0, 1) @ weights.mT).transpose(0, 1).unflatten(0, x.shape[:2])
     # A 1 x 1 kernel has no use for dilation, but only with some does torch hand such a kernel to its fast library on one thread.
     product = conv2d(_planes(x), weights.reshape(-1, weights.shape[2], 1, 1), groups=len(weights), dilation=2)

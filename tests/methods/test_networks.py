@@ -22,7 +22,7 @@ MODEL = RESOURCES.model
 
 
 def test_a_key_names_the_step_and_the_one_after_it() -> None:
-    key = networks.draw_key(Config(seed=4), 6, 8, 7, 2)
+    key = networks.draw_key(Config(seed=4), stored_images(), 7, 2)
     assert (key.seed, key.step, key.attempt) == key.key == (4, 7, 2)
     assert key.next() == StepKey((4, 8, 0))
 
