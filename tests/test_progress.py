@@ -69,3 +69,20 @@ def test_results_stay_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         receive(distilling(3))
     captured = capsys.readouterr()
     assert captured.out == "" and "distilling: 3/3" in captured.err
+
+
+def test_networks_of_later_stages_are_told_apart() -> None:
+    reports = [
+        {"phase": phase, "stage": stage, "done": 2, "total": 2, "images_per_second": 4.0, "seconds_left": 0.0}
+        for stage in (2, 3)
+        for phase in ("transition", "experts")
+    ]
+    text = shown([*reports, {"phase": "experts", "done": 2, "total": 2}]).splitlines()
+    assert [line.partition(":")[0] for line in text] == [
+        "training start networks of stage 2",
+        "training experts of stage 2",
+        "training start networks of stage 3",
+        "training experts of stage 3",
+        "training experts",
+    ]
+    assert text[0] == "training start networks of stage 2: 2/2 4 images/s, 0 s left"
