@@ -16,7 +16,7 @@ from raydd.artifact import Artifact
 from raydd.config import Config, Execution, override
 from raydd.errors import RayddError
 from raydd.export import export
-from raydd.launch import distill, evaluate, evaluate_on, predict, result_file, resume, train_experts
+from raydd.launch import distill, evaluate, evaluate_on, extend, predict, result_file, resume, train_experts
 from raydd.recipes import Recipe, load_recipe, recipe_names
 from raydd.report import write_report
 from raydd.select import select
@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "evaluate_on",
     "export",
+    "extend",
     "load_recipe",
     "override",
     "predict",

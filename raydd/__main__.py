@@ -22,6 +22,7 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd experts RECIPE [settings]          train the expert trajectories
   raydd distill RECIPE [settings]          distil; trains missing experts first
   raydd distill --resume RUN [settings]    carry on with an interrupted run
+  raydd distill --extend RUN --stages.add N  add stages to a finished run
   raydd select METHOD RECIPE [settings]    choose real images: random, herding, k_center, forgetting, grand, el2n
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
   raydd report RUN                         write report.html and the figures
@@ -223,14 +224,20 @@ def _experts(arguments: list[str]) -> int:
 
 
 def _distill(arguments: list[str]) -> int:
-    from raydd.launch import distill, resume
+    from raydd.launch import distill, extend, resume
     from raydd.progress import Progress
 
-    run, arguments = _take_resume(arguments)
-    settings = _settings("distill", arguments, run)
-    _show(settings, run)
+    run, arguments = _take(arguments, "--resume", "the run folder: raydd distill --resume RUN")
+    extended, arguments = _take(arguments, "--extend", "the run folder: raydd distill --extend RUN --stages.add N")
+    added, arguments = _take(arguments, "--stages.add", "the number of stages to add, with --extend RUN")
+    if (extended is None) != (added is None) or (run is not None and extended is not None):
+        raise ConfigError(["--extend and --stages.add go together, without --resume: raydd distill --extend RUN --stages.add N."])
+    settings = _settings("distill", arguments, run if extended is None else extended)
+    _show(settings, run if extended is None else extended)
     with Progress() as progress:
-        if run is None:
+        if extended is not None:
+            result = extend(extended, _whole("--stages.add", added), settings.config, settings.execution, progress)
+        elif run is None:
             result = distill(settings.config, settings.execution, progress)
         else:
             result = resume(run, settings.config, settings.execution, progress)
@@ -265,15 +272,23 @@ def _select(arguments: list[str]) -> int:
     return 0 if result["complete"] else 130
 
 
-def _take_resume(arguments: list[str]) -> tuple[str | None, list[str]]:
+def _take(arguments: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
+    """The value of a flag that is no setting, None without it, and the arguments that are left."""
     for index, argument in enumerate(arguments):
-        if argument.startswith("--resume="):
-            return argument.removeprefix("--resume="), arguments[:index] + arguments[index + 1 :]
-        if argument == "--resume":
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}="), arguments[:index] + arguments[index + 1 :]
+        if argument == flag:
             if index + 1 == len(arguments) or arguments[index + 1].startswith("-"):
-                raise ConfigError(["--resume needs the run folder: raydd distill --resume RUN."])
+                raise ConfigError([f"{flag} needs {what}."])
             return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
     return None, arguments
+
+
+def _whole(flag: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ConfigError([f"{flag}={value} must be a whole number."]) from error
 
 
 def _show(settings: Settings, run: str | None) -> None:

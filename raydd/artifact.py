@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from raydd import sealed
@@ -20,7 +21,7 @@ from raydd.schema import from_dict, to_dict
 from raydd.types import SyntheticSet
 
 KIND = "raydd-synthetic-set"
-FORMAT = 1
+FORMAT = 2
 _TRANSFORM = "transform."
 _DETAILS = ("classes", "dataset", "fingerprint", "config", "step", "rule", "versions")
 
@@ -39,6 +40,7 @@ class Artifact:
     step            distillation steps done
     decode          how stored images become training images
     versions        what it was made with
+    step_sizes      learned step sizes of the stages before the last, whose own is that of `synthetic`
     """
 
     synthetic: SyntheticSet
@@ -52,6 +54,12 @@ class Artifact:
     step: int
     decode: Decoding = field(default_factory=Decoding)
     versions: dict[str, str] = field(default_factory=versions)
+    step_sizes: tuple[float, ...] = ()
+
+    @property
+    def stage_step_sizes(self) -> tuple[float, ...]:
+        """The learned step size of every stage, the last one included."""
+        return (*self.step_sizes, self.synthetic.step_size.item())
 
     def pixel_transform(self) -> Transform:
         """The transform itself, on the CPU. Raises `DataError` when its tensors do not fit one another."""
@@ -76,7 +84,7 @@ def write(path: Path | str, artifact: Artifact) -> None:
     tensors = {
         "images": synthetic.images,
         "labels": synthetic.labels,
-        "step_size": synthetic.step_size,
+        "step_sizes": torch.tensor(artifact.stage_step_sizes),
         "stages": synthetic.stages,
         "initial_images": artifact.initial_images,
         **{_TRANSFORM + name: tensor for name, tensor in artifact.transform.items()},
@@ -93,22 +101,19 @@ def read(path: Path | str) -> Artifact:
     """
     tensors, metadata = sealed.read(path, KIND, FORMAT)
     try:
+        *earlier, step_size = tensors["step_sizes"]
         artifact = Artifact(
-            synthetic=SyntheticSet(*(tensors[name] for name in ("images", "labels", "step_size", "stages"))),
+            synthetic=SyntheticSet(tensors["images"], tensors["labels"], step_size, tensors["stages"]),
             initial_images=tensors["initial_images"],
             transform={name.removeprefix(_TRANSFORM): t for name, t in tensors.items() if name.startswith(_TRANSFORM)},
             **{name: tuple(metadata[name]) if name == "classes" else metadata[name] for name in _DETAILS},
-            decode=_decoding(metadata["decode"]),
+            decode=from_dict(Decoding, metadata["decode"], "decode."),
+            step_sizes=tuple(size.item() for size in earlier),
         )
         _fit(artifact)
     except (KeyError, ValueError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: is not a complete result file ({error}).") from error
     return artifact
-
-
-def _decoding(value: Any) -> Decoding:
-    """As written; "none" stood for one for one in training space before there was a choice."""
-    return Decoding() if value == "none" else from_dict(Decoding, value, "decode.")
 
 
 def _fit(artifact: Artifact) -> None:
@@ -127,5 +132,7 @@ def _fit(artifact: Artifact) -> None:
     for name in ("labels", "stages"):
         if getattr(synthetic, name).shape != (count,):
             raise ValueError(f"{name} of shape {tuple(getattr(synthetic, name).shape)} for {count} images")
+    if count and int(synthetic.stages.max()) != len(artifact.stage_step_sizes):
+        raise ValueError(f"{len(artifact.stage_step_sizes)} step sizes for {int(synthetic.stages.max())} stages")
     if count and not 0 <= int(synthetic.labels.min()) <= int(synthetic.labels.max()) < len(artifact.classes):
         raise ValueError(f"labels outside 0..{len(artifact.classes) - 1}, the range of the class names")

@@ -17,14 +17,16 @@ from raydd.artifact import Artifact
 from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
+from raydd.files import read_json
 from raydd.methods.base import check
 from raydd.models import build, named
 from raydd.plan import Plan
 from raydd.plan_networks import NetworkPlan
-from raydd.run import Report, build_experts, identity, run
+from raydd.run import Report, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
 from raydd.setup import Evaluator, compared, prepare, random_job, synthetic_job
+from raydd.transition import build_experts
 
 
 def silent(progress: dict[str, Any]) -> None:
@@ -63,14 +65,52 @@ def resume(
     own_config, own_execution = folder.settings()
     config, execution = config or own_config, execution or own_execution
     _check(config, execution)
-    ours, theirs = flatten(identity(config)), flatten(identity(own_config))
-    changed = [f"--{name}={ours[name]} (the run has {theirs[name]})" for name in ours if ours[name] != theirs.get(name)]
+    changed = _changed(config, own_config, own_config.stages.count == 1)
     if changed:
         free = "--evaluation.*" if config.selection.policy == "annealed" else "--steps, --evaluation.*"
         raise ConfigError(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
         )
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
+
+
+def extend(
+    run_path: str | Path, stages: int, config: Config | None = None, execution: Execution | None = None, report: Report = silent
+) -> dict[str, Any]:
+    """Add stages to a finished run, in its folder; the images that it has stay as they are.
+
+    The result equals, bit for bit, that of a run which asked for all these stages at first. `config` may differ from the run's in its
+    evaluation only. Raises `ConfigError` for other differences, for a run that has steps left, and for settings that depend on the
+    number of stages.
+    """
+    own_config, own_execution = RunFolder.view(run_path).settings()
+    config = config or own_config
+    if stages < 1:
+        raise ConfigError([f"--stages.add={stages} must be at least 1."])
+    result = Path(run_path) / "result.json"
+    if not result.exists() or not read_json(result).get("complete"):
+        name = shlex.quote(str(run_path))
+        raise ConfigError([f"--extend {name} adds stages to a finished run, and this one is not. First: raydd distill --resume {name}."])
+    changed = _changed(config, own_config)
+    if changed:
+        raise ConfigError(
+            [f"--extend {run_path} keeps the run's settings; only --evaluation.* and where it runs may change: {', '.join(changed)}."]
+        )
+    longer = replace(config, stages=replace(config.stages, count=config.stages.count + stages))
+    execution = execution or own_execution
+    _check(longer, execution)
+    return _see_through(longer, replace(execution, run=str(Path(run_path).resolve())), report)
+
+
+def _changed(config: Config, own: Config, more_steps: bool = False) -> list[str]:
+    """Settings that decide the images and are not those of the run; with `more_steps` their number is free."""
+    ours, theirs = flatten(identity(config)), flatten(identity(own))
+    changed = [f"--{name}={ours[name]} (the run has {theirs[name]})" for name in ours if ours[name] != theirs.get(name)]
+    if config.stages.count != own.stages.count:
+        changed.append(f"--stages.count={config.stages.count} (the run has {own.stages.count}; --extend adds stages)")
+    if not more_steps and config.steps != own.steps:
+        changed.append(f"--steps={config.steps} (every stage of the run has {own.steps})")
+    return changed
 
 
 def absolute(config: Config) -> Config:
@@ -233,7 +273,11 @@ def evaluate_on(
     setup = replace(setup, transform=found.pixel_transform().to(setup.device))
     names = models or [config.model.name]
     networks = {name: build(named(name, config.model), setup.model.shape, setup.model.classes) for name in names}  # refuses before training
-    jobs = synthetic_job(config, found.synthetic, found.step, found.decode), random_job(setup, found.synthetic, found.step)
+    learned = found.stage_step_sizes
+    jobs = (
+        synthetic_job(config, found.synthetic, found.step, found.decode, learned),
+        random_job(setup, found.synthetic, found.step, learned),
+    )
     done = 0
 
     def heard(nets: int) -> None:

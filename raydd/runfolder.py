@@ -162,9 +162,9 @@ class RunFolder:
         entry = {"step": step, "execution": to_dict(execution), **environment()}
         atomic_write_json(path, {**first, "resumed": [*first.get("resumed", []), entry]})
 
-    def write_result(self, sha256: str, steps: int, seconds: float, evaluation: dict[str, Any] | None) -> None:
-        """Write result.json: the hash of the images, steps done, wall-clock seconds, and the last evaluation if there was one."""
-        atomic_write_json(self.result, {"images_sha256": sha256, "steps": steps, "seconds": seconds, "evaluation": evaluation})
+    def write_result(self, values: dict[str, Any]) -> None:
+        """Write result.json: hash of the images, steps done, whether nothing is left to do, seconds, last evaluation, stages."""
+        atomic_write_json(self.result, values)
 
     def lock(self) -> None:
         """Take the run for this process; the system releases it when the process ends. Raises `ResourceError` naming the holder."""

@@ -23,12 +23,13 @@ from raydd.errors import ConfigError, DataError
 from raydd.files import atomic_write_json
 from raydd.launch import absolute, services_for, silent, stop_on_signals
 from raydd.methods.base import check
-from raydd.run import Report, Stopped, identity, never
+from raydd.run import Report, identity
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.select_config import SelectConfig, resolved
 from raydd.services import Services
 from raydd.session import Session
 from raydd.setup import Setup, prepare
+from raydd.transition import Stopped, never
 
 RECORD = "selected.json"
 SCORES = "forgetting.safetensors"

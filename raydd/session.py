@@ -6,20 +6,23 @@ next `Session`; see `tests/test_resume.py`.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from raydd import artifact, checkpoint
 from raydd.config import to_dict
-from raydd.distill import Record, State, is_done
+from raydd.distill import Record, State, is_done, next_stage
 from raydd.errors import ConfigError
 from raydd.evaluate import rate
+from raydd.progressive import first_step, joined, total_steps, up_to
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
+from raydd.saved_state import state_from, state_tensors
 from raydd.services import Services
 from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, job_decoding, protocol, random_job, synthetic_job
-from raydd.slots import Pool
+from raydd.stage_files import read_stages, write_stage
 from raydd.types import SyntheticSet
 
 Report = Callable[[dict[str, Any]], None]
@@ -45,6 +48,7 @@ class Session:
         self._recorded: set[tuple[int, str]] = set()
         self._started, self._seconds_before = time.monotonic(), 0.0
         self._previewed, self._preview_seconds = self._started, 0.0
+        self._stage_hashes: list[str] = []
         self.state, self.initial_images = self._resume() or self._begin()
         folder.update_config(setup.config)
 
@@ -65,33 +69,26 @@ class Session:
             self._report({"phase": "warning", "text": f"{warning} Carrying on from {found.path.name}."})
         self._refuse_fewer_steps(found.step)
         self._warn_of_rounding(found.state["rounding"])
-        tensors = found.tensors
-        synthetic = SyntheticSet(*(tensors[name] for name in ("images", "labels", "step_size", "stages")))
-        state = State(
-            synthetic,
-            tensors["velocity_images"],
-            tensors["velocity_step_size"],
-            found.step,
-            found.state["skips"],
-            tensors.get("pending"),
-            Pool.from_state(tensors, found.state["pool"]) if found.state["pool"] else None,
-        )
+        state = state_from(found.tensors, found.state, found.step)
+        self._stage_hashes = found.state["stage_hashes"]
+        read_stages(self._folder.path, self._stage_hashes)  # refuses what is missing or altered before anything is done
         self._seconds_before = found.state["seconds"]
         self._rewind(found.step)
         self._folder.note_resumption(found.step, self._setup.execution)
-        self._waiting = [self._unfinished(entry, tensors[_name(entry)], synthetic.labels) for entry in found.state["pending"]]
-        return state, tensors["initial_images"]
+        self._waiting = [self._unfinished(entry, found.tensors[_name(entry)], state.whole) for entry in found.state["pending"]]
+        return state, found.tensors["initial_images"]
 
-    def _unfinished(self, entry: dict[str, Any], images: torch.Tensor, labels: torch.Tensor) -> EvaluationJob:
-        """An evaluation that a checkpoint holds."""
+    def _unfinished(self, entry: dict[str, Any], images: torch.Tensor, whole: SyntheticSet) -> EvaluationJob:
+        """An evaluation that a checkpoint holds: of the stages that there were then."""
         config, kind = self._setup.config, entry["kind"]
-        return EvaluationJob(entry["step"], kind, images, labels, rate(config, entry["lr"]), job_decoding(config, kind))
+        rates = tuple(rate(config, lr) for lr in entry["rates"])
+        then = up_to(whole, len(rates))
+        return EvaluationJob(entry["step"], kind, images, then.labels, then.stages, rates, job_decoding(config, kind))
 
     def _refuse_fewer_steps(self, done: int) -> None:
-        if done > self._setup.config.steps:
-            raise ConfigError(
-                [f"--steps={self._setup.config.steps}: {self._folder.path} has done {done} steps already. Ask for at least as many."]
-            )
+        config = self._setup.config
+        if done > total_steps(config):
+            raise ConfigError([f"--steps={config.steps}: {self._folder.path} has done {done} steps already. Ask for at least as many."])
 
     def _warn_of_rounding(self, before: dict[str, Any]) -> None:
         now = _rounding(self._setup)
@@ -125,34 +122,25 @@ class Session:
         self._note_faults(record["step"])
         every = setup.config.evaluation.every
         if every and state.step % every == 0:
-            self._evaluate(synthetic_job(setup.config, state.synthetic, state.step))
+            self._evaluate(synthetic_job(setup.config, state.whole, state.step, step_sizes=state.stage_step_sizes))
         if state.step % setup.execution.checkpoint_every == 0:
             self.save()
             self._preview()
-        self._report({"phase": "distill", "done": state.step, "total": setup.config.steps, "loss": record["loss"]})
+        stage = {"stage": state.stage, "stages": setup.config.stages.count} if setup.config.stages.count > 1 else {}
+        self._report({"phase": "distill", "done": state.step, "total": total_steps(setup.config), "loss": record["loss"], **stage})
 
     def save(self) -> None:
         """Write a checkpoint of the state, with the evaluations that are still to be done."""
-        state, synthetic = self.state, self.state.synthetic
-        slots, pool = state.pool.state() if state.pool else ({}, None)
+        tensors, values = state_tensors(self.state)
         unfinished = [*self._waiting, *self._pending.values()]
-        pending = [{"step": job.step, "kind": job.kind, "lr": job.lr} for job in unfinished]
-        tensors = {
-            "images": synthetic.images,
-            "labels": synthetic.labels,
-            "step_size": synthetic.step_size,
-            "stages": synthetic.stages,
-            "velocity_images": state.velocity_images,
-            "velocity_step_size": state.velocity_step_size,
-            "initial_images": self.initial_images,
-            **({} if state.pending is None else {"pending": state.pending}),
-            **slots,
-            **{_name(entry): job.images for entry, job in zip(pending, unfinished, strict=True)},
-        }
-        values = {"skips": state.skips, "pool": pool, "seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup)}
+        pending = [{"step": job.step, "kind": job.kind, "rates": list(job.rates)} for job in unfinished]
+        tensors |= {"initial_images": self.initial_images}
+        tensors |= {_name(entry): job.images for entry, job in zip(pending, unfinished, strict=True)}
+        values |= {"seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup), "stage_hashes": self._stage_hashes}
         # After a loss of power too, no record may be missing that the checkpoint has behind it.
         self._folder.sync_records()
-        checkpoint.save(self._folder.checkpoints, state.step, tensors, values, self._identity, self._setup.execution.keep_checkpoints)
+        keep = self._setup.execution.keep_checkpoints
+        checkpoint.save(self._folder.checkpoints, self.state.step, tensors, values, self._identity, keep)
 
     def _preview(self) -> None:
         """The result file of a run in progress: at every checkpoint, but for large ones (ZCA matrices) more seldom."""
@@ -161,6 +149,23 @@ class Session:
             self._write_artifact()
             self._previewed = time.monotonic()
             self._preview_seconds = self._previewed - started
+
+    # Stages
+
+    def end_stage(self) -> None:
+        """Keep the result of a finished stage that others are to follow: its file, and then a checkpoint that knows of it."""
+        if len(self._stage_hashes) < self.state.stage:
+            self._stage_hashes.append(write_stage(self._folder.path, self.state.stage, self._artifact()))
+            self.save()
+
+    def finished_stages(self) -> list[SyntheticSet]:
+        """The images after each stage that `end_stage` has kept, as they were then, each with the step size of its last stage."""
+        return read_stages(self._folder.path, self._stage_hashes)
+
+    def enter_stage(self, block: SyntheticSet) -> None:
+        """Begin the stage after the one that has ended, with its new images."""
+        self.initial_images = joined(replace(self.state.whole, images=self.initial_images, frozen=0), block).images
+        self.state = next_stage(self._setup.config, self.state, block)
 
     # Ending
 
@@ -175,8 +180,9 @@ class Session:
         complete = is_done(config, state)
         if complete:
             if config.evaluation.at_end:
-                self._waiting.append(synthetic_job(config, state.synthetic, state.step))
-                self._waiting.append(random_job(self._setup, state.synthetic, state.step))
+                learned = state.stage_step_sizes
+                self._waiting.append(synthetic_job(config, state.whole, state.step, step_sizes=learned))
+                self._waiting.append(random_job(self._setup, state.whole, state.step, learned))
             self._finish_evaluations(should_stop)
             complete = not (self._waiting or self._pending)
         self._note_faults(max(0, state.step - 1))
@@ -187,15 +193,27 @@ class Session:
         state = self.state
         last = {record["kind"]: record for record in self._folder.read_evaluations() if record["step"] == state.step}
         evaluation = compared(last["synthetic"], last["random"]) if last.keys() >= {"synthetic", "random"} else None
-        sha256 = images_sha256(state.synthetic.images)
-        self._folder.write_result(sha256, state.step, self._seconds(), evaluation)
+        result = {"images_sha256": images_sha256(state.whole.images), "steps": state.step, "complete": complete, "evaluation": evaluation}
+        stages = self._stage_results() if self._setup.config.stages.count > 1 else None
+        self._folder.write_result({**result, "seconds": self._seconds()} | ({"stages": stages} if stages else {}))
         try:
             write_report(self._folder.path)
         except Exception as error:
             what = str(error) or type(error).__name__
             text = f"The report could not be written ({what}). The result is complete; try `raydd report {self._folder.path}`."
             self._report({"phase": "warning", "text": text})
-        return {"images_sha256": sha256, "steps": state.step, "complete": complete, "evaluation": evaluation}
+        return result
+
+    def _stage_results(self) -> list[dict[str, Any]]:
+        """What each stage so far came to: its learned step size, the hash of the images after it, its best accuracy on the way."""
+        config, state, found = self._setup.config, self.state, self._folder.read_evaluations()
+        hashes = [*self._stage_hashes[: state.stage - 1], images_sha256(state.whole.images)]
+        entries = []
+        for stage, (sha256, size) in enumerate(zip(hashes, (*state.step_sizes, state.synthetic.step_size.item()), strict=True), start=1):
+            first, last = first_step(config, stage), first_step(config, stage + 1)
+            own = [record["accuracy_mean"] for record in found if record["kind"] == "synthetic" and first < record["step"] <= last]
+            entries.append({"stage": stage, "step_size": size, "images_sha256": sha256, "best_accuracy": max(own, default=None)})
+        return entries
 
     def stop_diverged(self) -> None:
         """Keep the last good state of a run that cannot go on: checkpoint, result file, result.json and report."""
@@ -209,9 +227,12 @@ class Session:
         self._background.close()
 
     def _write_artifact(self) -> None:
+        artifact.write(self._folder.synthetic, self._artifact())
+
+    def _artifact(self) -> artifact.Artifact:
         setup, state = self._setup, self.state
-        result = artifact.Artifact(
-            synthetic=state.synthetic,
+        return artifact.Artifact(
+            synthetic=state.whole,
             initial_images=self.initial_images,
             transform=setup.transform.state(),
             rule=setup.transform.rule,
@@ -221,8 +242,8 @@ class Session:
             config=to_dict(setup.config),
             step=state.step,
             decode=job_decoding(setup.config, "synthetic"),
+            step_sizes=state.step_sizes,
         )
-        artifact.write(self._folder.synthetic, result)
 
     # Evaluations
 

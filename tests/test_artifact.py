@@ -58,13 +58,6 @@ def test_how_images_are_stored_comes_back_and_decides_what_is_trained_on_and_sho
     assert torch.equal(example.training_images()[0], example.synthetic.images)
 
 
-def test_files_from_before_there_was_a_choice_are_read(tmp_path, example):
-    artifact.write(tmp_path / "x", example)
-    tensors, metadata = sealed.read(tmp_path / "x", artifact.KIND, artifact.FORMAT)
-    sealed.write(tmp_path / "x", artifact.KIND, artifact.FORMAT, tensors, metadata | {"decode": "none"})
-    assert artifact.read(tmp_path / "x").decode == Decoding()
-
-
 @pytest.mark.parametrize("value", [{"space": "elsewhere"}, {"factor": 5}, {"kind": "none"}, "zoom", 3])
 def test_a_decoding_that_cannot_be_is_refused(tmp_path, example, value):
     artifact.write(tmp_path / "x", example)
@@ -107,7 +100,7 @@ def test_truncated_altered_absent_and_foreign_files_are_refused_by_name(tmp_path
 
 def test_a_whole_file_without_its_parts_is_refused(tmp_path):
     sealed.write(tmp_path / "x", artifact.KIND, artifact.FORMAT, {"images": torch.zeros(1, 1, 2, 2)}, {})
-    with pytest.raises(CheckpointError, match=r"not a complete result file \('labels'\)"):
+    with pytest.raises(CheckpointError, match=r"not a complete result file \('step_sizes'\)"):
         artifact.read(tmp_path / "x")
 
 

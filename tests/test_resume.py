@@ -305,7 +305,7 @@ def test_a_finished_run_tells_its_result_again(
     path, reports = Path(shutil.copytree(evaluated, tmp_path / "run")), []
     first = read_json(path / "result.json")
     monkeypatch.setattr("raydd.setup.Evaluator.__call__", lambda *_: pytest.fail("evaluated again"))
-    monkeypatch.setattr("raydd.run.build_experts", lambda *_: pytest.fail("experts are not needed"))
+    monkeypatch.setattr("raydd.transition.build_experts", lambda *_: pytest.fail("experts are not needed"))
     result = go(path, store, EVALUATED, report=reports.append)
     assert result["complete"] and result["images_sha256"] == first["images_sha256"] and result["evaluation"] == first["evaluation"]
     assert_equal_runs(path, evaluated)

@@ -148,7 +148,7 @@ def test_resumptions_are_recorded_beside_the_first_start(run):
 
 
 def test_result_holds_hash_steps_seconds_evaluation(run):
-    run.write_result("ab" * 32, 7, 1.5, {"accuracy_mean": 0.5})
+    run.write_result({"images_sha256": "ab" * 32, "steps": 7, "seconds": 1.5, "evaluation": {"accuracy_mean": 0.5}})
     expected = {"images_sha256": "ab" * 32, "steps": 7, "seconds": 1.5, "evaluation": {"accuracy_mean": 0.5}}
     assert json.loads(run.result.read_text()) == expected
 

@@ -20,12 +20,12 @@ from raydd.data import ImageSet
 from raydd.errors import DataError, DivergenceError
 from raydd.files import read_json
 from raydd.progress import Progress
-from raydd.run import Stopped
 from raydd.runfolder import images_sha256
 from raydd.select import choose, plain
 from raydd.select_config import METHODS, SelectConfig, resolved
 from raydd.services import InlineServices
 from raydd.setup import Setup, prepare
+from raydd.transition import Stopped
 from tests import commands
 from tests.commands import Outcome, contents, result
 

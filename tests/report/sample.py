@@ -73,5 +73,5 @@ def finished(path: Path, candidates: int = 3, found: Artifact | None = None) -> 
         run.append_fault(12, "worker", "worker 1 died <script>alert(1)</script>")
         run.note_resumption(20, Execution(workers=0))
         artifact.write(run.synthetic, found)
-        run.write_result(images_sha256(found.synthetic.images), 60, 3725.0, None)
+        run.write_result({"images_sha256": images_sha256(found.synthetic.images), "steps": 60, "seconds": 3725.0, "evaluation": None})
     return path
