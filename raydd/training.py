@@ -5,7 +5,7 @@ its own streams alone: not on how many train beside it, and not on whether train
 Nothing waits for the device inside an epoch: losses and hits stay there until the caller reads them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -124,6 +124,10 @@ class Batch:
     mixed: CutMixDraw | None
 
 
+Loss = Callable[[int, Batch, Tensor], Tensor]
+"""`loss(network, batch, logits (B, classes)) -> ()`: what networks are trained by in place of the cross-entropy."""
+
+
 def initial(model: FlatModel, streams: Streams, device: torch.device | str, statistics: bool = False) -> Networks:
     """Fresh networks, one for each stream: `model.init` on the CPU, then moved.
 
@@ -146,39 +150,52 @@ def fit(
     *,
     first_epoch: int = 0,
     vectorised: bool = False,
+    loss: Loss | None = None,
 ) -> Iterator[Epoch]:
     """Train `networks` in place through the phases and yield after every epoch.
 
     `first_epoch` leaves out that many epochs which `networks` already has behind it. The continuation equals uninterrupted
     training bit for bit where no momentum is under way. `vectorised` trains all networks in one pass of `torch.func.vmap`
-    instead of one after another; results then differ by rounding.
+    instead of one after another; results then differ by rounding, and there is no `loss` of one's own.
     """
+    if vectorised and loss is not None:
+        raise ValueError("a loss of one's own is computed network by network, not vectorised")
     epoch = 0
     for phase in phases:
         if not phase.carries:
             networks.velocity = None
         for _ in range(phase.epochs):
             if epoch >= first_epoch:
-                yield train_epoch(model, data, networks, phase.lr, recipe, streams, epoch, vectorised)
+                yield train_epoch(model, data, networks, phase.lr, recipe, streams, epoch, vectorised, loss)
             epoch += 1
 
 
 def train_epoch(
-    model: FlatModel, data: Batches, networks: Networks, lr: float, recipe: Recipe, streams: Streams, epoch: int, vectorised: bool = False
+    model: FlatModel,
+    data: Batches,
+    networks: Networks,
+    lr: float,
+    recipe: Recipe,
+    streams: Streams,
+    epoch: int,
+    vectorised: bool = False,
+    loss: Loss | None = None,
 ) -> Epoch:
     """One pass over `data` in an order of each network's own; the last, smaller batch is used too."""
     thetas, count = networks.thetas, len(data.labels)
     order = torch.stack([torch.randperm(count, generator=g) for g in streams.generators(epoch, "order")]).to(thetas.device)
     augment = streams.generators(epoch, "augment")
-    loss, hits = torch.zeros(2, len(thetas), device=thetas.device)
-    step = _step_together if vectorised else _step_in_turn
+    total, hits = torch.zeros(2, len(thetas), device=thetas.device)
     for start in range(0, count, recipe.batch_size):
         rows = order[:, start : start + recipe.batch_size]
         batches = [_batch(data, indices, generator, recipe) for indices, generator in zip(rows, augment, strict=True)]
-        losses, correct = step(model, networks, batches, lr, recipe)
-        loss += losses * len(batches[0].labels)
+        if vectorised:
+            losses, correct = _step_together(model, networks, batches, lr, recipe)
+        else:
+            losses, correct = _step_in_turn(model, networks, batches, lr, recipe, loss or _cross_entropy)
+        total += losses * len(batches[0].labels)
         hits += correct
-    return Epoch(epoch + 1, loss / count, hits / count, count * len(thetas))
+    return Epoch(epoch + 1, total / count, hits / count, count * len(thetas))
 
 
 def augmented(data: Batches, indices: Tensor, generator: Generator, recipe: Recipe) -> tuple[Tensor, Tensor]:
@@ -212,7 +229,13 @@ def sgd_(theta: Tensor, gradient: Tensor, velocity: Tensor | None, lr: float, re
     return velocity
 
 
-def _step_in_turn(model: FlatModel, networks: Networks, batches: list[Batch], lr: float, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def _cross_entropy(network: int, batch: Batch, logits: Tensor) -> Tensor:
+    return cutmix.cross_entropy(logits, batch.labels, batch.mixed)
+
+
+def _step_in_turn(
+    model: FlatModel, networks: Networks, batches: list[Batch], lr: float, recipe: Recipe, loss_of: Loss
+) -> tuple[Tensor, Tensor]:
     """One step of every network, each by itself: the arithmetic of one network does not know of the others."""
     losses, hits, velocities = [], [], []
     for index, batch in enumerate(batches):
@@ -222,7 +245,7 @@ def _step_in_turn(model: FlatModel, networks: Networks, batches: list[Batch], lr
         else:
             logits, statistics = model.observe(theta, batch.images, networks.statistics[index])
             networks.statistics[index] = statistics
-        loss = cutmix.cross_entropy(logits, batch.labels, batch.mixed)
+        loss = loss_of(index, batch, logits)
         (gradient,) = torch.autograd.grad(loss, theta)
         before = None if networks.velocity is None else networks.velocity[index]
         velocities.append(sgd_(theta.detach(), gradient, before, lr, recipe))

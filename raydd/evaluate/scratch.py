@@ -17,7 +17,7 @@ from raydd.errors import ConfigError, DataError
 from raydd.evaluate.protocols import Settings, protocol, resolve
 from raydd.evaluate.staged import batches
 from raydd.models import FlatModel
-from raydd.training import Batches, Epoch, Networks, Phase, Recipe, Streams, TensorBatches, accuracy, fit, initial
+from raydd.training import Batches, Epoch, Loss, Networks, Phase, Recipe, Streams, TensorBatches, accuracy, fit, initial
 
 PURPOSE = "evaluation"
 
@@ -54,13 +54,15 @@ def train_on(
     first_epoch: int = 0,
     carry_momentum: bool = False,
     vectorised: bool = False,
+    loss: Loss | None = None,
 ) -> Iterator[Epoch]:
     """Train `networks` in place on one set as an evaluation does, for `settings.phases(training.lr)`, and yield after every epoch.
 
     Nothing is tested, and the images go where the networks are. `first_epoch` is the number of the first epoch in the random
     streams, so that networks trained on several sets in turn draw anew for each. `carry_momentum` goes on with the momentum that
     `networks` has and keeps it when the rate drops, as PDD's programs do (specs/mtt_pdd.md section 3.2); networks without any
-    (`velocity` None) begin without. False: as the protocol says, which begins without momentum.
+    (`velocity` None) begin without. False: as the protocol says, which begins without momentum. `loss` takes the place of the
+    cross-entropy.
 
     Raises `ConfigError` or `DataError`, before any training, for what cannot be trained on.
     """
@@ -71,7 +73,8 @@ def train_on(
     device = networks.thetas.device
     data = TensorBatches(training.images.detach().to(device), training.labels.to(device))
     behind = Phase(training.lr, first_epoch, carries=True)
-    return fit(model, data, networks, (behind, *phases), training_recipe(settings), streams, first_epoch=first_epoch, vectorised=vectorised)
+    recipe, phases = training_recipe(settings), (behind, *phases)
+    return fit(model, data, networks, phases, recipe, streams, first_epoch=first_epoch, vectorised=vectorised, loss=loss)
 
 
 @dataclass(frozen=True)
