@@ -125,3 +125,22 @@ def test_no_graph_is_left_behind() -> None:
     inner = (metagrad.InnerBatch(torch.arange(8), dsa.DsaDraw("flip", {"flip": torch.rand(8)})),)
     for result in three_ways(network, experts.theta(0, 0), experts.theta(0, 1), data, inner).values():
         assert not any(tensor.requires_grad for tensor in result)
+
+
+@pytest.mark.parametrize("operation", ["color_crop_cutout_flip_scale_rotate", "none"])
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_frozen_rows_train_the_student_and_get_no_gradient(kind: str, operation: str) -> None:
+    """Batches begin with their frozen rows 0, 2, 4 and 6; one has nothing else, another none of them."""
+    network = model()
+    data, experts = synthetic(network, dtype=torch.float64), table(network, 1, 1, torch.float64)
+    rows = [[2, 6, 1, 5], [0, 4], [3, 7, 1], [4, 0, 6, 2, 3]]
+    frozen = [sum(row % 2 == 0 for row in own) for own in rows]
+    generator = torch.Generator().manual_seed(0)
+    drawn = [dsa.draw(generator, operation, len(own), 8, "per-image") for own in rows]
+    free = tuple(metagrad.InnerBatch(torch.tensor(own), each) for own, each in zip(rows, drawn, strict=True))
+    held = tuple(replace(batch, frozen=count) for batch, count in zip(free, frozen, strict=True))
+    place = (network, experts.theta(0, 0), experts.theta(0, 1), data)
+    whole, part = (three_ways(*place, inner, kind)["adjoint"] for inner in (free, held))
+    assert relative(part[0], whole[0]) <= 1e-12 and relative(part[2], whole[2]) <= 1e-12
+    assert relative(part[1][1::2], whole[1][1::2]) <= 1e-12
+    assert not part[1][::2].any() and whole[1][::2].flatten(1).any(1).all()

@@ -37,6 +37,7 @@ from raydd.methods import check as check_settings
 from raydd.methods import method
 from raydd.methods.base import DataFacts, MethodEntry, Resources
 from raydd.models import FlatModel, build
+from raydd.progressive import joined
 from raydd.slots import Pool
 from raydd.types import Candidate, Network, SyntheticSet
 from tests.helpers import table
@@ -75,6 +76,15 @@ class Case:
 
     def executor(self) -> InlineExecutor:
         return InlineExecutor(self.fresh())
+
+    def staged(self) -> "Case":
+        """The case in a second stage, whose images stand behind the frozen ones of the first, as many of each class."""
+        later = replace(self.synthetic, images=self.synthetic.images.flip(0, 3), stages=self.synthetic.stages + 1)
+        return self.given(joined(self.synthetic, later))
+
+    def given(self, synthetic: SyntheticSet) -> "Case":
+        """The case with another set, and draws for it."""
+        return replace(self, synthetic=synthetic, draws=self.entry.draw(self.config, synthetic, 0, 0))
 
 
 @cache
@@ -195,6 +205,39 @@ def gradient_is_that_of_the_loss(name: str) -> None:
         assert (high - low) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-5)
 
 
+def frozen_images_count_in_the_loss_and_get_no_gradient(name: str) -> None:
+    frozen_rows_are_left_out(case(name, torch.float64, **FROZEN))
+
+
+FROZEN = {"mtt__batch_syn": None, "augment__parameters": "shared"}
+"""Inner batches that hold every image, and whose images are augmented alike: frozen ones have another place in them."""
+
+
+def frozen_rows_are_left_out(found: Case) -> None:
+    """The loss, and the gradient in the free images, are those of the same union with nothing frozen."""
+    staged = found.staged()
+    free = staged.given(replace(staged.synthetic, frozen=0))
+    part, whole = (each.fresh().update(each.synthetic, each.candidates[0], each.draws) for each in (staged, free))
+    expected = whole.grad_images.unflatten(0, (CLASSES, -1))[:, IPC:].flatten(0, 1)
+    assert part.grad_images.shape == (CLASSES * IPC, *SHAPE) and part.grad_images.flatten(1).any(1).all()
+    torch.testing.assert_close(part.grad_images, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+    torch.testing.assert_close(part.grad_step_size, whole.grad_step_size, rtol=1e-12, atol=1e-12)
+    assert part.loss == pytest.approx(whole.loss, rel=1e-12)
+    assert staged.fresh().score(staged.synthetic, staged.candidates[0], staged.draws).loss == pytest.approx(part.loss, rel=1e-12)
+
+
+def gradient_beside_frozen_images_is_that_of_the_loss(name: str) -> None:
+    """A central difference along a direction that moves the free images alone."""
+    found = case(name, torch.float64, model__activation="swish").staged()
+    made, candidate, images = found.fresh(), found.candidates[0], found.synthetic.images.unflatten(0, (CLASSES, -1))
+    gradient = made.update(found.synthetic, candidate, found.draws).grad_images
+    direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    along = torch.cat([torch.zeros_like(images[:, :IPC]), direction.unflatten(0, (CLASSES, -1))], 1)
+    moved = [replace(found.synthetic, images=(images + way * along).flatten(0, 1)) for way in (1e-5, -1e-5)]
+    high, low = (made.score(synthetic, candidate, found.draws).loss for synthetic in moved)
+    assert (high - low) / 2e-5 == pytest.approx((gradient * direction).sum().item(), rel=1e-5)
+
+
 def update_has_the_shape_of_the_set(name: str) -> None:
     found = case(name)
     update = found.fresh().update(found.synthetic, found.candidates[0], found.draws)
@@ -221,13 +264,14 @@ def what_was_asked_before_changes_nothing(name: str) -> None:
     """A method may keep what it has computed, but never gives it for other images, candidates, networks or draws."""
     found, kept = case(name), case(name).fresh()
     first, second = found.candidates
-    asked = (found.synthetic, first, found.draws)
+    asked, frozen = (found.synthetic, first, found.draws), found.given(replace(found.synthetic, frozen=1))
     others = [
         (replace(found.synthetic, images=found.synthetic.images + 0.1), first, found.draws),
         (found.synthetic, first, found.entry.draw(found.config, found.synthetic, 1, 0)),
         (found.synthetic, first, found.entry.draw(found.config, found.synthetic, 0, 1)),
         (found.synthetic, replace(first, expert=second.expert, network=second.network), found.draws),
         (found.synthetic, second, found.draws),
+        (frozen.synthetic, first, frozen.draws),
     ]
     answers = [(found.fresh().score(*question), found.fresh().update(*question)) for question in (asked, *others)]
     for question, answer in zip(others, answers[1:], strict=True):
@@ -338,6 +382,8 @@ CHECKS: list[Callable[[str], None]] = [
     small_settings_are_accepted,
     score_equals_the_loss_of_the_update,
     gradient_is_that_of_the_loss,
+    frozen_images_count_in_the_loss_and_get_no_gradient,
+    gradient_beside_frozen_images_is_that_of_the_loss,
     update_has_the_shape_of_the_set,
     equal_draws_give_equal_bits,
     what_was_asked_before_changes_nothing,

@@ -11,7 +11,7 @@ from torch import Tensor
 from raydd.data import RealData
 from raydd.methods import method_names
 from raydd.models import FlatModel
-from tests.methods.contract import CHECKS, CLASSES, Case, case, real_data
+from tests.methods.contract import CHECKS, CLASSES, FROZEN, Case, case, frozen_rows_are_left_out, real_data
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -143,6 +143,40 @@ def test_mtt_is_the_gradient_of_its_formula() -> None:
 
 def test_the_package_has_these_methods() -> None:
     assert {*PLAIN, "mtt"} <= set(method_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *[(name, {"model__norm": norm}) for name in ("mtt", "dsa", "dm", "cafe", "dreamplus") for norm in ("batch", "group")],
+        ("mtt", {"mtt__grad_mode": "unroll"}),
+        ("dc", {"dc__class_chunk": 1}),
+        ("idc", {"idc__batch_syn_max": 11}),
+        ("idc", {"idc__decode": "multi"}),
+        ("idc", {"idc__decode": "bound", "idc__batch_syn_max": 9}),
+        ("idc", {"idc__match": "feat", "idc__batch_syn_max": 11}),
+    ],
+)
+def test_frozen_images_are_left_out_however_the_rest_is_set(name: str, changes: dict) -> None:
+    frozen_rows_are_left_out(case(name, torch.float64, **FROZEN, **changes))
+
+
+@pytest.mark.parametrize("name", ["dm", "cafe"])
+def test_frozen_images_leave_no_graph(name: str) -> None:
+    """Automatic differentiation keeps as many maps for an update beside frozen images as for one of the free images alone."""
+    found, kept = case(name), []
+    staged = found.staged()
+    for each in (staged, found, staged.given(replace(staged.synthetic, frozen=0))):
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel() if tensor.dim() == 4 else 0)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            each.fresh().update(each.synthetic, each.candidates[0], each.draws)
+        kept.append(sum(sizes))
+    assert kept[0] == kept[1] < kept[2]
 
 
 @pytest.mark.parametrize("name", ["dsa", "dm", "cafe", "idc"])

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raydd.config import Config, MTTConfig
+from raydd.config import Config, MTTConfig, StagesConfig
 from raydd.distill import State, apply_update
 from raydd.methods import method
 from raydd.methods.base import Optimiser, Resources
 from raydd.methods.mtt import MTT, MTTDraws, draw
 from raydd.models import build
+from raydd.progressive import joined
 from raydd.types import Candidate, SyntheticSet
 from tests.helpers import Table, model, recorded_batches, synthetic, table
 
@@ -53,6 +54,82 @@ def test_mini_batches_are_permutations_taken_from_the_end() -> None:
     for first in (0, 3):
         seen = torch.cat([batch.indices for batch in batches[first : first + 3]])
         assert sorted(seen.tolist()) == list(range(8))
+
+
+def union(earlier: int = 3, own: int = 2) -> SyntheticSet:
+    """Four classes with so many frozen images of each, and so many of the second stage behind them."""
+    network = model()
+    return joined(synthetic(network, earlier), replace(synthetic(network, own), stages=torch.full((4 * own,), 2)))
+
+
+def rows_of(data: SyntheticSet, frozen: bool) -> set[int]:
+    per_class = len(data.labels) // 4
+    return {row for row in range(len(data.labels)) if (row % per_class < data.frozen) is frozen}
+
+
+def staged_config(**stages: str) -> Config:
+    return Config(mtt=MTTConfig(syn_steps=6), stages=StagesConfig(count=2, **stages))
+
+
+def test_a_batch_is_as_large_as_the_stage_has_images_of_its_own() -> None:
+    """Of all images in turn; two of four classes make 8, and 20 images chunks of 4, 8 and 8."""
+    data = union()
+    batches = draw(staged_config(), data, 0, 0).batches
+    assert [len(batch.indices) for batch in batches] == [4, 8, 8] * 2
+    for first in (0, 3):
+        assert sorted(torch.cat([batch.indices for batch in batches[first : first + 3]]).tolist()) == list(range(20))
+    everything = draw(staged_config(), synthetic(model()), 0, 0).batches
+    assert [len(batch.indices) for batch in everything] == [8] * 6
+
+
+def test_frozen_images_stand_first_in_every_batch() -> None:
+    data = union()
+    for mode in ("union_chunks", "new_first"):
+        for batch in draw(staged_config(batch_mode=mode), data, 0, 0).batches:
+            first, last = set(batch.indices[: batch.frozen].tolist()), set(batch.indices[batch.frozen :].tolist())
+            assert first <= rows_of(data, True) and last <= rows_of(data, False)
+
+
+def test_freezing_changes_the_order_within_a_batch_alone() -> None:
+    data = union()
+    held, free = (draw(staged_config(), each, 0, 0).batches for each in (data, replace(data, frozen=0)))
+    assert [sorted(batch.indices.tolist()) for batch in held] == [sorted(batch.indices.tolist()) for batch in free]
+    assert not any(batch.frozen for batch in free) and any(batch.frozen for batch in held)
+
+
+def test_new_images_are_in_every_batch_beside_others_of_the_frozen_ones() -> None:
+    data, config = union(), staged_config(batch_mode="new_first")
+    fills = []
+    for batch in draw(config, data, 0, 0).batches:
+        assert set(batch.indices[batch.frozen :].tolist()) == rows_of(data, False)
+        assert len(batch.indices) == len(set(batch.indices.tolist())) == 16 and batch.frozen == 8
+        fills.append(frozenset(batch.indices[: batch.frozen].tolist()))
+    assert len(set(fills)) > 1 and set().union(*fills) == rows_of(data, True)
+    few = draw(config, union(earlier=1), 0, 0).batches
+    assert all(len(batch.indices) == 12 and batch.frozen == 4 for batch in few)
+
+
+def test_new_images_are_cut_up_where_they_do_not_fit() -> None:
+    """Eight of them in batches of five: chunks of 3 and 5, of which the short one is filled up."""
+    config = staged_config(batch_mode="new_first")
+    config = replace(config, mtt=replace(config.mtt, batch_syn=5))
+    batches = draw(config, union(), 0, 0).batches
+    assert [(len(batch.indices), batch.frozen) for batch in batches] == [(5, 2), (5, 0)] * 3
+    for first in (0, 2, 4):
+        own = torch.cat([batch.indices[batch.frozen :] for batch in batches[first : first + 2]])
+        assert set(own.tolist()) == rows_of(union(), False) and len(own) == 8
+
+
+@pytest.mark.parametrize("batch_syn", [None, 3, 20])
+def test_without_frozen_images_both_modes_draw_the_same(batch_syn: int | None) -> None:
+    drawn = []
+    for mode in ("union_chunks", "new_first"):
+        config = replace(staged_config(batch_mode=mode), mtt=MTTConfig(syn_steps=6, batch_syn=batch_syn))
+        drawn.append(draw(config, synthetic(model()), 3, 1).batches)
+    for one, other in zip(*drawn, strict=True):
+        assert torch.equal(one.indices, other.indices) and one.frozen == other.frozen == 0
+        assert one.augmentation.operation == other.augmentation.operation
+        assert all(torch.equal(value, other.augmentation.values[name]) for name, value in one.augmentation.values.items())
 
 
 def test_draws_depend_on_seed_step_and_attempt_only() -> None:

@@ -155,3 +155,49 @@ def test_chances_in_place_of_labels() -> None:
     loss, gradient = by_hand.gradient(spec, theta, images, chances)
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, at)[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_chunk", [1, 2, 9])
+@pytest.mark.parametrize(("channels", "width", "norm"), [(1, 16, "instance"), (3, 32, "instance"), (3, 8, "instance"), (3, 8, "none")])
+def test_frozen_images_have_their_part_in_everything_but_the_image_derivatives(
+    monkeypatch, channels: int, width: int, norm: str, per_chunk: int
+) -> None:
+    config, shape = ModelConfig(width=width, depth=2, norm=norm), (channels, 8, 8)
+    theta, images, labels, direction = case(config, shape)
+    spec = by_hand.spec(config, shape, CLASSES)
+    place = (spec, by_hand.prepare(spec, theta), images, labels, direction)
+    whole = image_derivatives(*place, 0)
+    step = by_hand.adjoint_step(spec, theta, images, labels, direction)
+    monkeypatch.setattr(by_hand, "chunk_size", lambda spec, images: per_chunk)
+    for frozen in (1, 3, 4):
+        assert_near(image_derivatives(*place, frozen), [*whole[:3], *(derivative[frozen:] for derivative in whole[3:])])
+    for frozen in (1, 4, BATCH):
+        assert_near(by_hand.adjoint_step(spec, theta, images, labels, direction, frozen), (*step[:2], step[2][frozen:]))
+
+
+def image_derivatives(spec, network, images: Tensor, labels: Tensor, direction: Tensor, frozen: int) -> list[Tensor]:
+    """Gradient and mean feature twice, and the three image derivatives that follow them."""
+    gradient, feature, pullback = by_hand.gradient_and_pullback(spec, network, images, labels, frozen)
+    again, through_mean = by_hand.mean_feature_and_pullback(spec, network, images, frozen)
+    weights = torch.arange(len(feature)).double().cos()
+    return [gradient, feature, again, pullback(direction), pullback(direction, weights), through_mean(weights)]
+
+
+def assert_near(found: list[Tensor], expected: list[Tensor]) -> None:
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert not theirs.numel() or (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+def test_nothing_goes_a_second_way_for_frozen_images(monkeypatch) -> None:
+    config, shape = ModelConfig(width=32, depth=2), (3, 8, 8)
+    theta, images, labels, direction = case(config, shape)
+    spec, seen, second_way = by_hand.spec(config, shape, CLASSES), [], by_hand._second_way
+
+    def spy(spec, network, along, way, *rest) -> Tensor:
+        seen.append(len(way.features))
+        return second_way(spec, network, along, way, *rest)
+
+    monkeypatch.setattr(by_hand, "_second_way", spy)
+    by_hand.gradient_and_pullback(spec, by_hand.prepare(spec, theta), images, labels, 3)[2](direction)
+    assert seen == [2]
