@@ -68,7 +68,13 @@ class EvaluateOptions:
     nets: int | None = None
     """Networks of each kind. Default: the run's own setting; so for everything below, unless a protocol is named."""
     epochs: int | None = None
-    """Passes over the images; all protocols but idc train one more than they name."""
+    """Passes over the images, of each stage; all protocols but idc train one more than they name."""
+    updates: int | None = None
+    """Optimiser updates in all, in place of epochs."""
+    stages: Literal["progressive", "union", "sequential"] | None = None
+    """A set of several stages: on the images up to each stage in turn, on all at once, or on those of each stage alone in turn."""
+    carry_momentum: bool | None = None
+    """A set of several stages: momentum goes on from stage to stage."""
     lr: float | None = None
     """Learning rate, for the synthetic and for the real images."""
     momentum: float | None = None
@@ -300,7 +306,10 @@ def _show(settings: Settings, run: str | None) -> None:
     print(f"raydd: {start}: {text}", file=sys.stderr)
 
 
-_EVALUATION = ("protocol", "nets", "epochs", "lr", "momentum", "weight_decay", "batch_size", "augment", "strategy", "cutmix", "samples")
+_EVALUATION = (
+    "protocol", "nets", "epochs", "updates", "stages", "carry_momentum", "lr", "momentum", "weight_decay", "batch_size", "augment",
+    "strategy", "cutmix", "samples",
+)  # fmt: skip
 
 
 def _evaluate(arguments: list[str]) -> int:
