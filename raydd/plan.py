@@ -36,17 +36,38 @@ PROBE_IMAGES = 32
 
 
 @dataclass(frozen=True)
+class Transition:
+    """A prediction for the beginning of a later stage (PDD): training its start networks, and for MTT its experts.
+
+    networks     that are trained, whole groups of `experts.together`
+    passes       of each over `images` images, those of the stages before, decoded
+    real_epochs  of each over the real data; 0 for methods without experts
+    disk         bytes that they add to the store
+    seconds      None where nothing was measured
+    """
+
+    stage: int
+    networks: int
+    passes: int
+    images: int
+    real_epochs: int
+    disk: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A prediction for one run: bytes for each worker, seconds for each step.
 
     parameters             P of the network
-    images, batch          synthetic images in all, and in each of the `inner_steps`
+    images, batch          synthetic images that the last stage matches with, and in each of the `inner_steps`
     candidates, workers    M, and K (1 where everything runs in one process)
     step_bytes, image_bytes  what one differentiable inner step keeps, and each image of it
     process                the interpreter, and the synthetic set with its gradient and momentum
     experts                the expert snapshots that the run reads; on a CPU they stay in the page cache, shared by all workers
     available              free memory of the device now
     score_seconds, update_seconds, step_seconds  None where nothing was measured
+    transitions            the beginnings of later stages
     """
 
     device: str
@@ -65,6 +86,7 @@ class Plan:
     score_seconds: float | None = None
     update_seconds: float | None = None
     step_seconds: float | None = None
+    transitions: tuple[Transition, ...] = ()
 
     @property
     def share(self) -> int:
@@ -114,14 +136,16 @@ class Plan:
 def predict(config: Config, execution: Execution, model: FlatModel, timed: bool = True) -> Plan:
     """Predict a run of `config` with this network; `timed` also measures one inner step (a second or so)."""
     device = resolve(execution.device)
-    images = model.classes * config.ipc
+    own = model.classes * config.ipc
+    images = own * matched_stages(config)
+    filled = own * (2 if config.stages.batch_mode == "new_first" and images > own else 1)
     step_bytes, image_bytes = kept_bytes(model)
     plan = Plan(
         device=device.type,
         grad_mode=config.mtt.grad_mode,
         parameters=model.size,
         images=images,
-        batch=min(config.mtt.batch_syn or images, images),
+        batch=min(config.mtt.batch_syn or filled, images),
         inner_steps=config.mtt.syn_steps,
         candidates=config.selection.candidates,
         workers=max(1, worker_count(config, execution)),
@@ -132,6 +156,11 @@ def predict(config: Config, execution: Execution, model: FlatModel, timed: bool 
         available=available_bytes(device),
     )
     return _timed(plan, model, device) if timed else plan
+
+
+def matched_stages(config: Config) -> int:
+    """How many stages have their images in the matching of the last one."""
+    return config.stages.count if config.stages.conditioning else 1
 
 
 def _timed(plan: Plan, model: FlatModel, device: torch.device) -> Plan:
@@ -302,9 +331,16 @@ def plan_rows(config: Config, plan: Plan) -> list[tuple[str, str]]:
         rows += [
             ("score of a candidate", f"{plan.score_seconds:.3g} s"),
             ("gradient of the chosen", f"{plan.update_seconds:.3g} s"),
-            ("a step", f"{plan.step_seconds:.3g} s; {config.steps} steps {duration(config.steps * plan.step_seconds)}"),
+            ("a step", step_text(config, plan.step_seconds)),
         ]
     return rows
+
+
+def step_text(config: Config, seconds: float) -> str:
+    """Seconds of a step and of all steps, for people; with several stages those of the last one, whose steps are the longest."""
+    stages = config.stages.count
+    each = f" in each of {stages} stages" if stages > 1 else ""
+    return f"{seconds:.3g} s; {config.steps} steps{each} {duration(stages * config.steps * seconds)}"
 
 
 def duration(seconds: float) -> str:

@@ -22,7 +22,18 @@ from raydd.methods import method
 from raydd.methods.base import Resources, slot_count
 from raydd.methods.networks import class_chunk
 from raydd.models import FlatModel, build
-from raydd.plan import MARGIN, PROCESS_BYTES, TRANSIENT, available_bytes, duration, gigabytes, kept_bytes, worker_count
+from raydd.plan import (
+    MARGIN,
+    PROCESS_BYTES,
+    TRANSIENT,
+    Transition,
+    available_bytes,
+    gigabytes,
+    kept_bytes,
+    matched_stages,
+    step_text,
+    worker_count,
+)
 from raydd.rng import stream
 from raydd.types import Candidate, SyntheticSet
 
@@ -34,6 +45,7 @@ class NetworkPlan:
     """A prediction for one run: bytes for each worker, seconds for each step.
 
     section           of the settings that holds `batch_real` and `class_chunk`
+    images            synthetic images that the last stage matches with
     real, synthetic   images of a class in a step, the second after decoding
     chunk             classes that are differentiated together
     graph             bytes that differentiating them holds, at most
@@ -43,6 +55,7 @@ class NetworkPlan:
     beside            whether networks train without a look at the synthetic set, beside an update
     available         free memory of the device now; `sharing` workers divide it
     *_seconds         None where nothing was measured
+    transitions       the beginnings of later stages
     """
 
     device: str
@@ -64,6 +77,7 @@ class NetworkPlan:
     score_seconds: float | None = None
     update_seconds: float | None = None
     train_seconds: float | None = None
+    transitions: tuple[Transition, ...] = ()
 
     @property
     def sharing(self) -> int:
@@ -95,7 +109,8 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
     section = next(iter(entry.rates(config))).partition(".")[0]
     settings = getattr(config, section)
     real = getattr(settings, "batch_real", 0)
-    synthetic = min(count(entry.decoding(config), config.ipc), getattr(settings, "batch_syn_max", math.inf))
+    stored = config.ipc * matched_stages(config)
+    synthetic = min(count(entry.decoding(config), stored), getattr(settings, "batch_syn_max", math.inf))
     given = getattr(settings, "class_chunk", None)
     chunk = min(model.classes, class_chunk(given, synthetic, device))
     fixed, each = kept_bytes(model)
@@ -105,7 +120,7 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
         device=device.type,
         section=section,
         parameters=model.size,
-        images=model.classes * config.ipc,
+        images=model.classes * stored,
         real=real,
         synthetic=synthetic,
         classes=model.classes,
@@ -139,7 +154,7 @@ def refuse_networks(plan: NetworkPlan) -> None:
     )
 
 
-def network_rows(plan: NetworkPlan, steps: int) -> list[tuple[str, str]]:
+def network_rows(config: Config, plan: NetworkPlan) -> list[tuple[str, str]]:
     """The prediction for people."""
     rows = [
         ("device", f"{plan.device}, {gigabytes(plan.available)} free"),
@@ -156,7 +171,7 @@ def network_rows(plan: NetworkPlan, steps: int) -> list[tuple[str, str]]:
             ("score of a candidate", f"{plan.score_seconds:.3g} s"),
             ("image update", f"{plan.update_seconds:.3g} s"),
             ("network training", f"{plan.train_seconds:.3g} s"),
-            ("a step", f"{plan.step_seconds:.3g} s; {steps} steps {duration(steps * plan.step_seconds)}"),
+            ("a step", step_text(config, plan.step_seconds)),
         ]
     return rows
 
@@ -174,9 +189,11 @@ def _timed(config: Config, model: FlatModel, real: int, synthetic: int, device: 
     data = RealData(Resident(images, labels.to(device), transform), rows)
     short = replace(config, idc=replace(config.idc, early=0), dream=replace(config.dream, warm_up=0))
     built: Any = entry.build(short, Resources(small, None, device, data))
-    own = torch.arange(PROBE_CLASSES).repeat_interleave(config.ipc)
+    matched = matched_stages(config)
+    stages = torch.arange(1, matched + 1).repeat_interleave(config.ipc).repeat(PROBE_CLASSES)
+    own = torch.arange(PROBE_CLASSES).repeat_interleave(config.ipc * matched)
     pixels = torch.rand(len(own), *model.shape, generator=generator)
-    synthetic_set = SyntheticSet(pixels, own, torch.tensor(0.01), torch.ones_like(own)).to(device)
+    synthetic_set = SyntheticSet(pixels, own, torch.tensor(0.01), stages, config.ipc * (matched - 1)).to(device)
     # Another step for the update, so that nothing that the score kept is left out of it.
     draws, others = (entry.draw(short, synthetic_set, step, 0) for step in (0, 1))
     candidate = Candidate(0, 0, 0, built.begin(0))

@@ -1,5 +1,7 @@
 """One prediction for any method: over expert trajectories (`raydd.plan`), or with networks that train (`raydd.plan_networks`)."""
 
+from dataclasses import replace
+
 from rich.table import Table
 
 from raydd.config import Config, Execution
@@ -7,13 +9,19 @@ from raydd.methods import method
 from raydd.models import FlatModel
 from raydd.plan import Plan, plan_rows, predict, refuse_what_cannot_fit
 from raydd.plan_networks import NetworkPlan, network_rows, predict_networks, refuse_networks
+from raydd.plan_stages import transition_rows, transitions
 
 
 def predicted(config: Config, execution: Execution, model: FlatModel, train_images: int, timed: bool = True) -> Plan | NetworkPlan:
-    """The plan of a run on `train_images` real images; `timed` also measures its parts, in seconds."""
+    """The plan of a run on `train_images` real images; `timed` also measures its parts, in seconds.
+
+    With several stages memory and steps are those of the last one. Raises `ConfigError` for settings with which later stages could
+    not begin.
+    """
+    later = transitions(config, execution, model, train_images, timed)
     if method(config.method).networks is None:
-        return predict(config, execution, model, timed)
-    return predict_networks(config, execution, model, train_images, timed)
+        return replace(predict(config, execution, model, timed), transitions=later)
+    return replace(predict_networks(config, execution, model, train_images, timed), transitions=later)
 
 
 def refuse(plan: Plan | NetworkPlan) -> None:
@@ -27,6 +35,7 @@ def refuse(plan: Plan | NetworkPlan) -> None:
 def plan_table(config: Config, plan: Plan | NetworkPlan) -> Table:
     """The prediction for people, within 80 columns."""
     table = Table(box=None, show_header=False)
-    for row in network_rows(plan, config.steps) if isinstance(plan, NetworkPlan) else plan_rows(config, plan):
+    rows = network_rows(config, plan) if isinstance(plan, NetworkPlan) else plan_rows(config, plan)
+    for row in [*rows, *transition_rows(plan.transitions)]:
         table.add_row(*row)
     return table
