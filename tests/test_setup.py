@@ -9,10 +9,14 @@ import torch
 from raydd.config import Config, EvaluationConfig, Execution, ModelConfig
 from raydd.data import Resident, class_indices
 from raydd.decode import Decoding, uniform
+from raydd.errors import ConfigError, DataError
 from raydd.evaluate import TrainingSet, evaluate
 from raydd.method_config import IDCConfig
+from raydd.progressive import of_stage, up_to
 from raydd.rng import stream
-from raydd.setup import Evaluator, Setup, initial_set, prepare, random_job, real_images, synthetic_job
+from raydd.setup import Evaluator, Setup, compared, initial_set, prepare, random_job, real_images, synthetic_job
+from raydd.stage_config import StagesConfig
+from raydd.types import SyntheticSet
 
 CONFIG = Config(ipc=2, model=ModelConfig(width=8, depth=2), evaluation=EvaluationConfig(nets=3, epochs=2, batch_size=8))
 
@@ -107,3 +111,90 @@ def test_passes_are_counted_for_the_images_as_decoded(setup: Setup, kind: str) -
     record = evaluator(job)
     assert record["settings"]["epochs"] == 20 // views and record["epochs"] == 20 // views + 1
     assert sum(heard) == evaluator.passes(job) == 3 * record["epochs"]
+
+
+def staged(setup: Setup, stages: int = 3, ipc: int = 2) -> SyntheticSet:
+    """`ipc` images of each class in every stage, by stage within a class."""
+    wide = replace(setup, config=replace(setup.config, ipc=ipc * stages))
+    own = torch.arange(1, stages + 1).repeat_interleave(ipc).repeat(10)
+    return replace(initial_set(wide), stages=own)
+
+
+SIZES = (0.01, 0.02, 0.03)
+
+
+def test_the_rates_of_stages_are_those_that_they_learned(setup: Setup) -> None:
+    synthetic = staged(setup)
+    job = synthetic_job(CONFIG, synthetic, 5, step_sizes=(*SIZES[:2], torch.tensor(0.03)))
+    assert job.rates == pytest.approx(SIZES) and job.lr == job.rates[-1] and torch.equal(job.stages, synthetic.stages)
+    assert random_job(setup, synthetic, 5, SIZES).rates == SIZES
+    fixed = replace(CONFIG, evaluation=replace(CONFIG.evaluation, lr=0.2))
+    assert synthetic_job(fixed, synthetic, 5, step_sizes=SIZES).rates == (0.2, 0.2, 0.2)
+    for sizes in ((), (0.01,), (0.01,) * 4):
+        with pytest.raises(DataError, match="learned step sizes for images of 3 stages"):
+            synthetic_job(CONFIG, synthetic, 5, step_sizes=sizes)
+
+
+@pytest.mark.parametrize("mode", ["progressive", "union", "sequential"])
+def test_a_staged_set_is_trained_on_as_the_mode_says(setup: Setup, mode: str) -> None:
+    """Against sets put together from the rules of stages."""
+    synthetic, test = staged(setup), Resident.load(setup.dataset.test, setup.transform)
+    config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, stages=mode))
+    heard: list[int] = []
+    evaluator = Evaluator(replace(setup, config=config), heard.append)
+    job = synthetic_job(config, synthetic, 5, step_sizes=SIZES)
+    record = evaluator(job)
+    sequence = {
+        "progressive": [(up_to(synthetic, stage), SIZES[stage - 1]) for stage in (1, 2, 3)],
+        "union": [(synthetic, SIZES[-1])],
+        "sequential": [(of_stage(synthetic, stage), SIZES[stage - 1]) for stage in (1, 2, 3)],
+    }[mode]
+    sets = [TrainingSet(own.images, own.labels, rate) for own, rate in sequence]
+    expected = evaluate(config, setup.model, sets, test, "cpu")
+    assert record["accuracies"] == list(expected.accuracies) and record["stages"] == mode and record["updates"] == expected.updates
+    rows = record["by_stage"]
+    assert [row["accuracy_mean"] for row in rows] == pytest.approx([np.mean(one) for one in expected.stages])
+    assert [row["accuracy_std"] for row in rows] == pytest.approx([np.std(one) for one in expected.stages])
+    wanted = [(3, 6, 0.03)] if mode == "union" else [(1, 2, 0.01), (2, 4, 0.02), (3, 6, 0.03)]
+    assert [(row["stage"], row["ipc"], row["lr"]) for row in rows] == wanted
+    assert rows[-1]["accuracy_mean"] == record["accuracy_mean"] and sum(heard) == evaluator.passes(job) == 3 * record["epochs"]
+
+
+def test_the_baseline_of_a_staged_set_has_different_images_in_all_stages(setup: Setup) -> None:
+    synthetic = staged(setup)
+    job = random_job(setup, synthetic, 5, SIZES)
+    assert job.images.shape == (3, 60, 1, 8, 8) and torch.equal(job.stages, synthetic.stages) and torch.equal(job.labels, synthetic.labels)
+    train = Resident.load(setup.dataset.train, setup.transform)
+    for draw in job.images:
+        assert len({image.numpy().tobytes() for image in draw}) == 60
+        for image, label in zip(draw, job.labels, strict=True):
+            assert (train.images[class_indices(train.labels, int(label))] == image).flatten(1).all(1).any()
+    record, ours = Evaluator(setup)(job), Evaluator(setup)(synthetic_job(CONFIG, synthetic, 5, step_sizes=SIZES))
+    assert (record["epochs"], record["updates"], record["nets"]) == (ours["epochs"], ours["updates"], 3)
+    assert [len(record["by_stage"]), len(set(record["accuracies"]))] == [3, 3]
+    beside = compared(ours, record)
+    assert (beside["stages"], beside["by_stage"], beside["random_by_stage"]) == ("progressive", ours["by_stage"], record["by_stage"])
+
+
+def test_one_stage_is_spoken_of_as_ever(setup: Setup) -> None:
+    record = Evaluator(setup)(synthetic_job(CONFIG, initial_set(setup), 0))
+    assert not {"stages", "by_stage"} & record.keys() and record["updates"] == 3 * 3
+    assert not {"stages", "by_stage", "random_by_stage"} & compared(record, record).keys()
+
+
+def test_the_same_compute_knows_all_stored_images(setup: Setup) -> None:
+    """Four views of each stored image, of whatever stage."""
+    config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, epochs=20, same_compute=True))
+    job = synthetic_job(config, staged(setup), 0, Decoding("training", 2), SIZES)
+    evaluator = Evaluator(replace(setup, config=config))
+    assert evaluator.passes(job) == 3 * 3 * (20 // 4 + 1)
+
+
+def test_what_a_later_stage_cannot_be_evaluated_by_is_refused_at_the_start() -> None:
+    five = replace(CONFIG, stages=StagesConfig(5), init="noise")
+    with pytest.raises(DataError, match=r"--ipc=30 in --stages.count=5 stages is more than the 124 .* at most 24"):
+        prepare(replace(five, ipc=30), Execution())
+    prepare(replace(five, ipc=30, evaluation=replace(five.evaluation, at_end=False)), Execution())
+    batch = replace(five, ipc=1, model=ModelConfig("resnet10-thin", norm="batch"), evaluation=replace(five.evaluation, batch_size=29))
+    with pytest.raises(ConfigError, match="leaves one image of 30"):
+        prepare(batch, Execution())
