@@ -29,18 +29,19 @@ class Parcel:
     labels: Pieces
     step_size: Pieces
     stages: Pieces
+    frozen: int
     draws: bytes
 
     @classmethod
     def pack(cls, key: int, synthetic: SyntheticSet, draws: Any) -> "Parcel":
         """No copy is made of a set on the CPU; putting the parcel into Ray's store makes it."""
         parts = (synthetic.images, synthetic.labels, synthetic.step_size, synthetic.stages)
-        return cls(key, *map(Pieces.cut, parts), pack(draws))
+        return cls(key, *map(Pieces.cut, parts), synthetic.frozen, pack(draws))
 
     def unpack(self, device: torch.device) -> tuple[SyntheticSet, Any]:
         """Set and draws that belong to the caller alone."""
         parts = (self.images, self.labels, self.step_size, self.stages)
-        return SyntheticSet(*(part.join(device) for part in parts)), unpack(self.draws)
+        return SyntheticSet(*(part.join(device) for part in parts), self.frozen), unpack(self.draws)
 
 
 @ray.remote
