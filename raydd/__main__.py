@@ -4,8 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -13,7 +12,8 @@ from rich.table import Table
 
 from raydd.config import Config, Execution, flatten, to_dict
 from raydd.errors import ConfigError, RayddError, ResourceError
-from raydd.select_config import METHODS, SelectConfig
+from raydd.options import ContinualSettings, EvaluateOptions, ExportOptions, RecipesOptions, ReportOptions, SelectSettings, Settings
+from raydd.select_config import METHODS
 
 USAGE = """raydd: dataset distillation in parallel on Ray
 
@@ -24,103 +24,13 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd distill --resume RUN [settings]    carry on with an interrupted run
   raydd distill --extend RUN --stages.add N  add stages to a finished run
   raydd select METHOD RECIPE [settings]    choose real images: random, herding, k_center, forgetting, grand, el2n
+  raydd continual RECIPE [settings]        learn classes phase by phase from distilled sets
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
   raydd report RUN                         write report.html and the figures
   raydd export RUN --to FORMAT OUT         png, parquet or mtt
 
 `raydd COMMAND RECIPE --help` lists every setting with the recipe's values. Errors exit with code 2.
 """
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a run."""
-
-    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
-    execution: Annotated[Execution, tyro.conf.arg(name="")] = field(default_factory=Execution)
-
-
-@dataclass(frozen=True)
-class SelectSettings(Settings):
-    """Settings of a selection: of the recipe, its data, network and evaluation count."""
-
-    select: SelectConfig = field(default_factory=SelectConfig)
-
-
-@dataclass(frozen=True)
-class RecipesOptions:
-    """List the settings that raydd ships: one recipe for each published row, and small ones for digits."""
-
-    verbose: bool = False
-    """Also where the numbers stand, and the memory that each asks for."""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Train fresh networks on a result, and on random real images of the same number."""
-
-    path: tyro.conf.Positional[str]
-    """A run folder, or its synthetic.safetensors."""
-    model: str = ""
-    """Networks to train, joined by commas, such as convnet,resnet18-bn,vgg11. Default: the run's own."""
-    protocol: str | None = None
-    """How a paper trains and tests: mtt, dc, dsa, dm, cafe, cafe-dsa or idc, with all of its own values. Default: as the run does."""
-    nets: int | None = None
-    """Networks of each kind. Default: the run's own setting; so for everything below, unless a protocol is named."""
-    epochs: int | None = None
-    """Passes over the images, of each stage; all protocols but idc train one more than they name."""
-    updates: int | None = None
-    """Optimiser updates in all, in place of epochs."""
-    stages: Literal["progressive", "union", "sequential"] | None = None
-    """A set of several stages: on the images up to each stage in turn, on all at once, or on those of each stage alone in turn."""
-    carry_momentum: bool | None = None
-    """A set of several stages: momentum goes on from stage to stage."""
-    lr: float | None = None
-    """Learning rate, for the synthetic and for the real images."""
-    momentum: float | None = None
-    weight_decay: float | None = None
-    batch_size: int | None = None
-    """Images in a batch."""
-    augment: Literal["protocol", "none", "dsa", "diffaug", "dc"] | None = None
-    """What augments the batches."""
-    strategy: str | None = None
-    """Its operations, joined by `_`."""
-    cutmix: float | None = None
-    """Probability that a batch is mixed by CutMix."""
-    same_compute: bool = False
-    """Divide the epochs by the number of training images that a stored image holds."""
-    samples: int | None = None
-    """Epochs at which the test accuracy is taken; `best` is the highest of them."""
-    data: str = ""
-    """Where the real images are now, if they have moved: as --data of raydd distill."""
-    data_root: str = ""
-    """Folder with the official archives, as --data.root of raydd distill."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto is CUDA where there is one."""
-    threads: int = 1
-    """CPU threads."""
-    json: bool = False
-    """Print one JSON object and nothing else."""
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Write report.html and the figures of a run."""
-
-    run: tyro.conf.Positional[str]
-    """The run folder."""
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Write a result in another form."""
-
-    run: tyro.conf.Positional[str]
-    """A run folder, or its synthetic.safetensors."""
-    out: tyro.conf.Positional[str]
-    """The folder to write."""
-    to: Literal["png", "parquet", "mtt"]
-    """png: pictures by class. parquet: as on the Hugging Face hub. mtt: tensor files of the MTT programs."""
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -278,6 +188,21 @@ def _select(arguments: list[str]) -> int:
     return 0 if result["complete"] else 130
 
 
+def _continual(arguments: list[str]) -> int:
+    from raydd.continual import continual_learning, show
+    from raydd.progress import Progress
+
+    settings = _settings("continual", arguments, kind=ContinualSettings)
+    _show(settings, None)
+    with Progress() as progress:
+        result = continual_learning(settings.config, settings.execution, settings.continual, settings.select, progress)
+    if settings.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return 0
+
+
 def _take(arguments: list[str], flag: str, what: str) -> tuple[str | None, list[str]]:
     """The value of a flag that is no setting, None without it, and the arguments that are left."""
     for index, argument in enumerate(arguments):
@@ -382,6 +307,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "experts": _experts,
     "distill": _distill,
     "select": _select,
+    "continual": _continual,
     "evaluate": _evaluate,
     "report": _report,
     "export": _export,

@@ -123,6 +123,10 @@ class Batch:
     labels: Tensor
     mixed: CutMixDraw | None
 
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """The mean cross-entropy of logits (B, classes), of mixed images by both labels."""
+        return cutmix.cross_entropy(logits, self.labels, self.mixed)
+
 
 Loss = Callable[[int, Batch, Tensor], Tensor]
 """`loss(network, batch, logits (B, classes)) -> ()`: what networks are trained by in place of the cross-entropy."""
@@ -230,7 +234,7 @@ def sgd_(theta: Tensor, gradient: Tensor, velocity: Tensor | None, lr: float, re
 
 
 def _cross_entropy(network: int, batch: Batch, logits: Tensor) -> Tensor:
-    return cutmix.cross_entropy(logits, batch.labels, batch.mixed)
+    return batch.cross_entropy(logits)
 
 
 def _step_in_turn(
