@@ -22,7 +22,7 @@ from raydd.config import Config, Execution, fingerprint, to_dict
 from raydd.continual_config import ContinualConfig, check_continual, classes_per_phase
 from raydd.continual_kept import DISTILLED, Order, Source, kept_images, order_of
 from raydd.continual_result import matrix_table, seen_table, summary
-from raydd.continual_training import ContinualWorker, LearnedNetwork, passes, tested_parts
+from raydd.continual_training import ContinualWorker, LearnedNetwork, passes, split_test
 from raydd.data import load
 from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_lines
 from raydd.launch import Report, absolute, services_for, silent, stop_on_signals
@@ -150,8 +150,9 @@ def _train(
         def heard(network: LearnedNetwork) -> None:
             nonlocal done, finished
             finished += each[network.source]
-            done = max(done, finished)  # passes on another machine are heard of only here
-            tell(done)
+            if finished > done:  # passes on another machine are heard of only here
+                done = finished
+                tell(done)
             on_result(network)
 
         worker = ContinualWorker(
@@ -174,7 +175,7 @@ def _train(
 def _result(orders: Sequence[Order], learned: Sequence[dict[str, Learned]]) -> dict[str, Any]:
     """The content of continual.json: accuracies are fractions; lists go by phase, matrices by phase and by phase of the classes."""
     first = orders[0]
-    images = [[len(part) for part in tested_parts(order.dataset, order.numbers, order.settings.phases)] for order in orders]
+    images = [[len(part) for part in split_test(order.dataset, order.numbers, order.settings.phases)] for order in orders]
     sources = {}
     for name, own in learned[0].items():
         networks = [(place, network) for place, found in enumerate(learned) for network in found[name].networks]

@@ -233,7 +233,7 @@ class ContinualWorker:
                 f"(fingerprint {dataset.fingerprint[:12]}, not {self.fingerprint[:12]}). Give every machine the same files."
             )
         model = build(self.config.model, dataset.shape, len(dataset.classes))
-        parts = tested_parts(dataset, self.order, self.settings.phases)
+        parts = split_test(dataset, self.order, self.settings.phases)
         tests = [Resident.load(own, self.transform, device) for own in parts]
 
         def work(job: tuple[str, int]) -> LearnedNetwork:
@@ -246,7 +246,7 @@ class ContinualWorker:
         return work
 
 
-def tested_parts(dataset: Dataset, order: Sequence[int], phases: int) -> list[ImageSet]:
+def split_test(dataset: Dataset, order: Sequence[int], phases: int) -> list[ImageSet]:
     """The test images of each phase's classes, labelled by the place of the class in `order`."""
     places = np.empty(len(order), np.int64)
     places[list(order)] = np.arange(len(order))
