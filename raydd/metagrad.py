@@ -43,12 +43,12 @@ class Derivatives:
     """First and second derivatives of the mean cross-entropy of one network.
 
     gradient(theta (P,), images (b, C, H, W), labels (b,)) -> d loss / d theta (P,)
-    pullback(theta, images, labels, direction (P,), frozen) -> with g the gradient above:
+    pullback(theta, images, labels, direction (P,), frozen=0) -> with g the gradient above:
         <g, direction> (), d<g, direction>/d theta (P,), d<g, direction>/d images (b - frozen, C, H, W), without the first `frozen`
     """
 
     gradient: Callable[[Tensor, Tensor, Tensor], Tensor]
-    pullback: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+    pullback: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def autograd_derivatives(network: Network) -> Derivatives:
