@@ -297,7 +297,15 @@ def evaluate_on(
 
 
 def evaluated(config: Config, settings: dict[str, Any]) -> Config:
-    """The configuration with evaluation settings changed; a protocol named among them starts from its own values."""
+    """The configuration with evaluation settings changed; a protocol named among them starts from its own values.
+
+    How stages are gone through stays as in the run. Epochs and updates each take the place of what the run says of the other.
+    """
     own = config.evaluation
-    start = EvaluationConfig(own.every, own.at_end, own.nets) if "protocol" in settings else own
+    kept = {name: getattr(own, name) for name in ("every", "at_end", "nets", "stages", "carry_momentum")}
+    start = EvaluationConfig(**kept) if "protocol" in settings else own
+    if "updates" in settings:
+        start = replace(start, epochs=None, same_compute=False)
+    if "epochs" in settings:
+        start = replace(start, updates=None)
     return replace(config, evaluation=replace(start, **settings))

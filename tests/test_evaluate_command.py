@@ -70,6 +70,24 @@ def test_a_protocol_brings_its_own_values(finished_run: Path) -> None:
     assert (config.evaluation.epochs, config.evaluation.nets, config.evaluation.protocol) == (None, 3, "dc")
 
 
+def test_epochs_and_updates_take_each_others_place() -> None:
+    run = {"evaluation.epochs": 2, "evaluation.same_compute": True, "evaluation.stages": "union", "evaluation.protocol": "dc"}
+    config = api.override(api.Config(), run)
+    by_updates = api.launch.evaluated(config, {"updates": 50})
+    assert (by_updates.evaluation.epochs, by_updates.evaluation.updates, by_updates.evaluation.same_compute) == (None, 50, False)
+    assert by_updates.evaluation.protocol == "dc"
+    by_epochs = api.launch.evaluated(by_updates, {"epochs": 7, "protocol": "mtt"})
+    assert (by_epochs.evaluation.epochs, by_epochs.evaluation.updates, by_epochs.evaluation.stages) == (7, None, "union")
+
+
+def test_a_number_of_updates(finished_run: Path) -> None:
+    outcome = raydd("evaluate", finished_run, "--nets", "1", "--json", "--updates", "8", "--batch_size", "4")
+    found = json.loads(outcome.out)
+    assert (found["updates"], found["epochs"]) == (9, 3)  # ten images, three updates a pass
+    text = raydd("evaluate", finished_run, "--updates", "9", "--epochs", "2").refusal()
+    assert "--updates=9 decides how long networks train, and so does --epochs=2" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

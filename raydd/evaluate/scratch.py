@@ -7,6 +7,7 @@ batch and are tested with running ones.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,16 +157,8 @@ def evaluate(
             tested = accuracy(model, networks.thetas, test, statistics=networks.statistics)
             curve.append((epoch.number, tuple(tested.tolist())))
         on_pass(nets)
-    final = np.array(curve[-1][1])
-    best = np.array([accuracies for _, accuracies in curve]).max(axis=0)
     return Evaluation(
-        accuracies=curve[-1][1],
-        mean=float(final.mean()),
-        std=float(final.std()),
-        stages=tuple(accuracies for number, accuracies in curve if number % passes == 0),
-        best=tuple(best.tolist()),
-        best_mean=float(best.mean()),
-        curve=tuple(curve),
+        **_summed_up(curve, passes),
         train_loss=tuple(epoch.loss.tolist()),
         seconds=time.perf_counter() - started,
         settings=settings,
@@ -173,6 +166,21 @@ def evaluate(
         updates=passes * sum(batches(count, settings.batch_size) for count in counts),
         lr=float(sets[-1].lr),
     )
+
+
+def _summed_up(curve: list[tuple[int, tuple[float, ...]]], passes: int) -> dict[str, Any]:
+    """What the curve of an evaluation with so many passes over each set comes to."""
+    final = np.array(curve[-1][1])
+    best = np.array([accuracies for _, accuracies in curve]).max(axis=0)
+    return {
+        "accuracies": curve[-1][1],
+        "mean": float(final.mean()),
+        "std": float(final.std()),
+        "stages": tuple(accuracies for number, accuracies in curve if number % passes == 0),
+        "best": tuple(best.tolist()),
+        "best_mean": float(best.mean()),
+        "curve": tuple(curve),
+    }
 
 
 def _in_turn(
