@@ -48,20 +48,23 @@ def summary(matrices: Sequence[Matrix], images: Sequence[Sequence[int]]) -> dict
 
 
 def seen_table(result: dict[str, Any]) -> Table:
-    """What was kept against the phases: accuracy on all classes seen, its mean over the phases, forgetting at the end, memory."""
-    phases = range(1, result["phases"] + 1)
-    table = Table("kept", *(f"after {phase}" for phase in phases), "mean", "forgetting", "memory", box=None, header_style="bold")
-    for source, own in result["sources"].items():
-        cells = [f"{mean:.1%} ± {std:.1%}" for mean, std in zip(own["seen_mean"], own["seen_std"], strict=True)]
-        size = f"{own['memory']['images'][-1]:,} images, {own['memory']['bytes'][-1] / 1e6:.2f} MB"
-        table.add_row(source, *cells, f"{own['average_mean']:.1%}", f"{own['forgetting_mean'][-1]:.1%}", size)
+    """By phase and by what was kept: accuracy on all classes seen; its mean over the phases, forgetting at the end, memory."""
+    sources = result["sources"]
+    table = Table("test accuracy", *sources, box=None, header_style="bold")
+    for phase in range(result["phases"]):
+        cells = [f"{own['seen_mean'][phase]:.1%} ± {own['seen_std'][phase]:.1%}" for own in sources.values()]
+        table.add_row(f"after phase {phase + 1}", *cells)
+    table.add_row("mean", *(f"{own['average_mean']:.1%} ± {own['average_std']:.1%}" for own in sources.values()))
+    table.add_row("forgetting", *(f"{own['forgetting_mean'][-1]:.1%} ± {own['forgetting_std'][-1]:.1%}" for own in sources.values()))
+    table.add_row("images kept", *(f"{own['memory']['images'][-1]:,}" for own in sources.values()))
+    table.add_row("bytes kept", *(f"{own['memory']['bytes'][-1]:,}" for own in sources.values()))
     return table
 
 
 def matrix_table(result: dict[str, Any], source: str) -> Table:
     """After each phase the accuracy on the classes of every phase so far."""
     phases = range(1, result["phases"] + 1)
-    table = Table(source, *(f"classes of {phase}" for phase in phases), box=None, header_style="bold")
+    table = Table(f"{source}, classes of phase", *map(str, phases), box=None, header_style="bold")
     for phase, row in zip(phases, result["sources"][source]["matrix_mean"], strict=True):
-        table.add_row(f"after {phase}", *(f"{value:.1%}" for value in row))
+        table.add_row(f"after phase {phase}", *(f"{value:.1%}" for value in row))
     return table

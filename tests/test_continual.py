@@ -253,7 +253,8 @@ def test_result_on_digits(finished: tuple[Path, commands.Outcome]) -> None:
         assert own == {**summary(matrices, [images] * 2), "memory": own["memory"], "single": own["single"]}
     assert result["sources"]["distilled"]["memory"]["bytes"] == [4 * 64 * 4, 8 * 64 * 4]
     assert result["sources"]["herding"]["memory"]["bytes"] == [4 * 64, 8 * 64]
-    assert "after 2" in outcome.out and "classes of 2" in outcome.out and "herding" in outcome.out
+    assert "after phase 2" in outcome.out and "distilled, classes of phase" in outcome.out and "herding" in outcome.out
+    assert f"mean and std over 2 networks, protocol {result['protocol']}" in outcome.out
 
 
 def test_phases_are_ordinary_runs(finished: tuple[Path, commands.Outcome]) -> None:
