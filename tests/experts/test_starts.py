@@ -312,7 +312,9 @@ def test_stage_experts_are_known_by_their_starts_and_rate(starts: Starts) -> Non
     for change in ({"stages__real_lr": 0.2}, {"experts__batch_size": 8}):
         other = starts.but(**change).setting
         keys.add(open_store(other.config, other.root, other.dataset, starts=two).key)
-    assert len(keys) == 5
+    elsewhere = starts.but(stages__transition_epochs=1).build(2)
+    keys.add(open_store(setting.config, setting.root, setting.dataset, starts=elsewhere).key)
+    assert len(keys) == 6
     other = starts.but(experts__lr=0.2, stages__count=2).setting
     assert open_store(other.config, other.root, other.dataset, starts=two).key in keys
 
