@@ -2,8 +2,9 @@
 
 The start networks of stage 2 and its experts, for MTT on digits with 5 images per class: in this process with one thread, and on Ray
 with a worker of one thread for each core; `--threaded` adds this process with a thread for each core. They take turns, so that they
-meet the same machine, each with an empty store. The wall time on Ray counts the starts of its actors, twice; they are given by
-themselves as what the mean worker did not spend in jobs. Equal bits of one thread and of Ray are checked.
+meet the same machine, each with an empty store. Ray's workers get the priority of this process; by themselves they have a low one, and
+beside other work they would be starved. The wall time on Ray counts the starts of its actors, twice: they are most of what the mean
+worker did not spend in jobs, which is given too. Equal bits of one thread and of Ray are checked.
 
     python benchmarks/transition.py [--workers 2] [--networks 8] [--epochs 200] [--repeats 3] [--json benchmarks/results/transition.json]
 """
@@ -185,6 +186,7 @@ def main() -> None:
         workers: round(transitions(setup.config, Execution(workers=workers), setup.model, images)[0].seconds, 3)
         for workers in (1, arguments.workers)
     }
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     connection = connect(num_cpus=1 + arguments.workers)
     try:
         rows = measure(setup, arguments.workers, arguments.repeats, arguments.threaded)
