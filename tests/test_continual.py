@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from raydd import artifact, data
-from raydd.config import Config, ModelConfig, override
+from raydd.config import Config, Execution, ModelConfig, from_dict, override
 from raydd.continual_config import ContinualConfig, check_continual, classes_per_phase
-from raydd.continual_kept import class_order
+from raydd.continual_kept import class_order, kept_images, order_of
 from raydd.continual_result import forgetting, seen_accuracy, summary
 from raydd.continual_training import Kept, SeenHead, grown, held_near, learn, passes, sets_of, soft_label_loss, split_test
 from raydd.data import Dataset, ImageSet
@@ -21,6 +21,7 @@ from raydd.errors import ConfigError
 from raydd.evaluate import TrainingSet, settings_for, train_on
 from raydd.files import read_json, read_lines
 from raydd.models import FlatModel
+from raydd.select_config import SelectConfig
 from raydd.training import Batch, Networks, Streams, TensorBatches, initial
 from tests import commands, helpers
 from tests.commands import contents
@@ -188,6 +189,26 @@ def test_protocols_differ_from_the_second_phase_on(network: FlatModel) -> None:
     assert found["sequential"] != found["sequential+kd"]
 
 
+@pytest.mark.parametrize(("protocol", "heads"), [("scratch", [4, 4]), ("sequential", [2, 4]), ("sequential+kd", [2, 4])])
+def test_heads_of_the_protocols(network: FlatModel, protocol: str, heads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole one from scratch; else that of the classes seen, in the same network, which starts anew from scratch alone."""
+    seen, starts, ends = [], [], []
+
+    def spy(model: FlatModel, networks: Networks, *arguments: Any, **options: Any) -> list[Any]:
+        seen.append(len(model(networks.thetas[0], torch.zeros(1, 1, 8, 8))[0]))
+        starts.append(networks.thetas.clone())
+        done = list(train_on(model, networks, *arguments, **options))
+        ends.append(networks.thetas.clone())
+        return done
+
+    monkeypatch.setattr("raydd.continual_training.train_on", spy)
+    tests = [TensorBatches(kept(phase).images, kept(phase).labels) for phase in (0, 1)]
+    learn(config(), ContinualConfig(phases=2, protocol=protocol), network, [kept(0), kept(1)], tests, 0, "cpu")
+    assert seen == heads
+    first, second = (network.views(theta[0])["features.0.weight"] for theta in (ends[0], starts[1]))
+    assert torch.equal(first, second) == (protocol != "scratch")
+
+
 # Settings
 
 
@@ -265,6 +286,28 @@ def test_phases_are_ordinary_runs(finished: tuple[Path, commands.Outcome]) -> No
         assert settings["data"]["classes"] == ",".join(str(number + 1) for number in order[2 * phase : 2 * phase + 2])
         assert (run / f"phase_{phase + 1:02d}" / "synthetic.safetensors").is_file()
     assert len(read_lines(run / "networks.jsonl")) == 6
+
+
+def test_what_is_kept(finished: tuple[Path, commands.Outcome]) -> None:
+    """Images with the labels of their places in the order: distilled ones as they stand in the phases' files, real ones as they are."""
+    run, _ = finished
+    own = from_dict(Config, read_json(run / "continual.json")["config"])
+    settings, dataset = ContinualConfig(phases=2), data.load(own.data)
+    order = order_of(own, Execution(device="cpu", workers=0), settings, run, dataset, 0)
+    sources = kept_images(order, SelectConfig(epochs=1), lambda progress: None)
+    assert {name: len(source.draws) for name, source in sources.items()} == {"distilled": 1, "random": 2, "herding": 1}
+    for phase, one in enumerate(sources["distilled"].of(1)):
+        # The ZCA of a phase is its own; in pixels its images are what they were.
+        found = artifact.read(run / f"phase_{phase + 1:02d}" / "synthetic.safetensors")
+        torch.testing.assert_close(order.transform.inverse(one.images), found.pixels(found.synthetic.images), atol=1e-4, rtol=1e-4)
+        assert one.labels.tolist() == [2 * phase] * 2 + [2 * phase + 1] * 2 and one.stages.tolist() == [1] * 4 and one.stored == 2
+    for name in ("random", "herding"):
+        for one in (*sources[name].of(0), *sources[name].of(1)):
+            pixels = order.transform.inverse(one.images).mul(255).round().numpy()
+            for image, label in zip(pixels, one.labels.tolist(), strict=True):
+                same = (dataset.train.images == image).all((1, 2, 3))
+                assert dataset.train.labels[same].tolist() == [order.numbers[label]]
+    assert not torch.equal(sources["random"].of(0)[0].images, sources["random"].of(1)[0].images)
 
 
 def test_repeated_it_only_makes_what_is_missing(
