@@ -14,6 +14,8 @@ What the command line does, a notebook does in a few lines:
 
 from raydd.artifact import Artifact
 from raydd.config import Config, Execution, override
+from raydd.continual import continual_learning
+from raydd.continual_config import ContinualConfig
 from raydd.errors import RayddError
 from raydd.export import export
 from raydd.launch import distill, evaluate, evaluate_on, extend, predict, result_file, resume, train_experts
@@ -28,11 +30,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "Config",
+    "ContinualConfig",
     "Execution",
     "RayddError",
     "Recipe",
     "SelectConfig",
     "SyntheticSet",
+    "continual_learning",
     "distill",
     "evaluate",
     "evaluate_on",
