@@ -184,7 +184,7 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
         state = replace(state, pool=slots.taken(config, entry.networks, state.pool, candidate))
     update = clock.time("update", lambda: executor.update(synthetic, candidate, draws))
     new = apply_update(state, update, _optimiser(config, entry, state))
-    record |= {"chosen": chosen, "loss": _finite(update.loss), "grad_norm": _finite(update.grad_images.norm().item())}
+    record |= {"chosen": chosen, "loss": _finite(update.loss), "grad_norm": _finite(update.grad_images.contiguous().norm().item())}
     record["skipped"] = new is None
     if new is not None and entry.networks is not None:
         new = replace(new, pool=clock.time("train", lambda: _trained(config, entry, new, executor, draws)))
