@@ -17,7 +17,7 @@ from raydd.errors import CheckpointError
 from raydd.schema import flatten
 
 KIND = "raydd-checkpoint"
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 

@@ -120,7 +120,7 @@ def test_foreign_files_are_no_checkpoints(tmp_path):
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     put(tmp_path, 30)
-    monkeypatch.setattr("raydd.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("raydd.checkpoint.FORMAT", 3)
     put(tmp_path, 60)
     monkeypatch.undo()
     assert "has format 2; this raydd reads format 1" in load_latest(tmp_path, IDENTITY).warnings[0]
