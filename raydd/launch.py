@@ -25,8 +25,9 @@ from raydd.plan_networks import NetworkPlan
 from raydd.run import Report, identity, run
 from raydd.runfolder import RunFolder
 from raydd.services import InlineServices, Services
-from raydd.setup import Evaluator, compared, prepare, random_job, synthetic_job
-from raydd.transition import build_experts
+from raydd.setup import Evaluator, compared, prepare, random_job, staged, synthetic_job
+from raydd.stage_config import of_the_count
+from raydd.transition import build_experts, ready_curriculum
 
 
 def silent(progress: dict[str, Any]) -> None:
@@ -96,6 +97,9 @@ def extend(
         raise ConfigError(
             [f"--extend {run_path} keeps the run's settings; only --evaluation.* and where it runs may change: {', '.join(changed)}."]
         )
+    divided = of_the_count(config)
+    if divided:
+        raise ConfigError([f"{divided[0]} divides the images by the number of stages, so --extend {run_path} cannot add any."])
     longer = replace(config, stages=replace(config.stages, count=config.stages.count + stages))
     execution = execution or own_execution
     _check(longer, execution)
@@ -178,7 +182,9 @@ def train_experts(config: Config, execution: Execution | None = None, report: Re
     execution = replace(execution, store=_absolute(execution.store))
     _check(config, execution)
     with services_for(config, execution) as services:
-        return build_experts(prepare(config, execution), services, report).folder.location
+        setup = prepare(config, execution)
+        ready_curriculum(setup, services, report)
+        return build_experts(staged(setup, 1), services, report).folder.location
 
 
 @contextlib.contextmanager

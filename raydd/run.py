@@ -11,21 +11,24 @@ from raydd import planning
 from raydd.config import Config, Execution, to_dict
 from raydd.distill import distill, is_done, is_stage_done
 from raydd.errors import DivergenceError
+from raydd.files import atomic_write_json
 from raydd.methods import method
 from raydd.runfolder import RunFolder
 from raydd.services import Services
 from raydd.session import Report, Session
 from raydd.setup import Setup, initial_set, prepare
-from raydd.transition import StageResources, Stopped, stage_resources
+from raydd.stage_config import of_the_count
+from raydd.transition import StageResources, Stopped, ready_curriculum, stage_resources
 
 
 def identity(config: Config) -> dict[str, Any]:
     """What a checkpoint must agree on to be continued: all that decides the images, but not how far or how they are evaluated.
 
-    How far is the number of steps, and of stages. Where the data lie is left out; that they are the same is known by their fingerprint.
+    How far is the number of steps, and of stages, unless a curriculum divides the images by it. Where the data lie is left out; that they are the same is known by their fingerprint.
     """
     values = to_dict(config)
-    values["stages"].pop("count")
+    if not of_the_count(config):
+        values["stages"].pop("count")
     for name in ("steps", "evaluation") if config.selection.policy != "annealed" else ("evaluation",):
         values.pop(name)
     values["data"] = {**values["data"], "root": "", "source": config.data.source.partition(":")[0]}
@@ -41,6 +44,12 @@ def run(
     """
     setup = prepare(config, execution, lambda done, total: report({"phase": "data", "done": done, "total": total}))
     planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
+    try:
+        told = ready_curriculum(setup, services, report, should_stop)
+    except Stopped:
+        return {"images_sha256": "", "steps": 0, "complete": False, "evaluation": None}
+    if told is not None:
+        atomic_write_json(folder.path / "curriculum.json", told)
     decided_by = {**identity(config), "data_fingerprint": setup.dataset.fingerprint}
     session = Session(folder, setup, decided_by, services, report)
     try:

@@ -5,6 +5,7 @@ environment.json    versions, machine, command, start time; one more entry under
 metrics.jsonl       one record for each step; `step` counts from 0
 evaluations.jsonl   one record for each evaluation; `step` is the number of steps done before it
 faults.jsonl        {"step", "kind", "text"}: deaths of workers and what else was mended
+curriculum.json     what each stage uses of the real images, with a curriculum
 checkpoints/        see checkpoint.py
 synthetic.safetensors  the result file; while the run goes on, the images of a recent checkpoint
 result.json, figures/, report.html

@@ -21,7 +21,18 @@ from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.saved_state import state_from, state_tensors
 from raydd.services import Services
-from raydd.setup import EvaluationJob, EvaluatorFactory, Setup, compared, initial_set, job_decoding, protocol, random_job, synthetic_job
+from raydd.setup import (
+    EvaluationJob,
+    EvaluatorFactory,
+    Setup,
+    compared,
+    initial_set,
+    job_decoding,
+    protocol,
+    random_job,
+    staged,
+    synthetic_job,
+)
 from raydd.stage_files import read_stages, write_stage
 from raydd.types import SyntheticSet
 
@@ -55,7 +66,7 @@ class Session:
     # Starting
 
     def _begin(self) -> tuple[State, torch.Tensor]:
-        state = State.start(initial_set(self._setup))
+        state = State.start(initial_set(staged(self._setup, 1)))
         self._rewind(0)
         if self._setup.config.evaluation.every:
             self._waiting.append(synthetic_job(self._setup.config, state.synthetic, 0))

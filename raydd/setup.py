@@ -13,6 +13,7 @@ from torch import Tensor
 from raydd import data, devices, initial
 from raydd.config import Config, Execution, expert_epochs, to_dict
 from raydd.coreset import random_rows
+from raydd.curriculum_scores import training_split
 from raydd.data import Dataset, Progress, RealData, Resident, Transform
 from raydd.decode import Decoding, training_images
 from raydd.decode import count as decoded_count
@@ -31,7 +32,7 @@ from raydd.types import SyntheticSet
 
 @dataclass(frozen=True)
 class Setup:
-    """What the driver of a run holds."""
+    """What the driver of a run holds. With a curriculum `staged` gives that of one stage, whose `dataset` has its images alone."""
 
     config: Config
     execution: Execution
@@ -39,6 +40,16 @@ class Setup:
     transform: Transform
     model: FlatModel
     device: torch.device
+    stage: int = 1
+
+
+def staged(setup: Setup, stage: int) -> Setup:
+    """The setup with the real training images of a stage: without a curriculum all of them (`raydd.curriculum_scores`).
+
+    The transform stays that of all images. Raises `StoreError` where the scores are not ready.
+    """
+    own = training_split(setup.config, store_root(setup.execution), setup.dataset, stage)
+    return replace(setup, dataset=own, stage=stage)
 
 
 def prepare(config: Config, execution: Execution, progress: Progress | None = None) -> Setup:
@@ -149,6 +160,7 @@ class MethodFactory:
 
     experts  (root, recipe) of the store; None without experts
     starts   where the networks lie of which a later stage's are copies; None for fresh ones, and not read by a method over experts
+    stage    whose real images it matches
     """
 
     config: Config
@@ -157,12 +169,13 @@ class MethodFactory:
     classes: int
     experts: tuple[str, dict[str, Any]] | None
     starts: StartsPlace | None = None
+    stage: int = 1
 
     @classmethod
     def of(cls, setup: Setup, store: Store | None, starts: StartsPlace | None = None) -> "MethodFactory":
         """The factory of a prepared run."""
         experts = store and (store.root, store.recipe)
-        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, experts, starts)
+        return cls(setup.config, setup.execution, setup.model.shape, setup.model.classes, experts, starts, setup.stage)
 
     def __call__(self) -> Method:
         config, execution = self.config, self.execution
@@ -174,7 +187,8 @@ class MethodFactory:
             store = Store.open(*self.experts, verify=False)
             return entry.build(config, Resources(model, Snapshots(store, device), device))
         dataset = data.load(config.data)
-        real = RealData.load(dataset.train, Transform.fit(dataset, config.data, device), self.classes, device)
+        train = training_split(config, store_root(execution), dataset, self.stage).train
+        real = RealData.load(train, Transform.fit(dataset, config.data, device), self.classes, device)
         starts = self.starts and Snapshots(self.starts.open(), device)
         return entry.build(config, Resources(model, None, device, real, starts, self.starts.count if self.starts else 0))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from raydd import curriculum_scores
 from raydd.errors import StoreError
 from raydd.experts.build import open_store, store_root, train_missing
 from raydd.experts.jobs import Progress, RunJobs
@@ -15,7 +16,7 @@ from raydd.experts.store import Store
 from raydd.methods import method
 from raydd.services import Services
 from raydd.session import Report
-from raydd.setup import MethodFactory, Setup, expert_store, needed_snapshots
+from raydd.setup import MethodFactory, Setup, expert_store, needed_snapshots, staged
 from raydd.types import SyntheticSet
 
 
@@ -32,7 +33,7 @@ def never() -> bool:
 class StageResources:
     """What a stage computes with.
 
-    setup    that of the run
+    setup    that of the run, with the real images of the stage
     experts  the store that the stage matches against, its own or that of the first stage; None for a method without experts
     starts   where the networks lie that the stage, or its experts, started from; None for fresh ones
     """
@@ -57,25 +58,25 @@ def stage_resources(
     networks, or experts, with the stage and what `raydd.experts.jobs.Progress` holds. The networks of later stages belong to the
     run, and are trained whatever `train_experts` says. Raises `Stopped` soon after `should_stop()`.
     """
-    over_experts = method(setup.config.method).networks is None
+    over_experts, own = method(setup.config.method).networks is None, staged(setup, stage)
     if stage == 1 or not setup.config.stages.transition:
-        return StageResources(setup, stage, build_experts(setup, services, report, should_stop) if over_experts else None)
+        return StageResources(own, stage, build_experts(own, services, report, should_stop) if over_experts else None)
     run_jobs, progress = _watched(services, report, should_stop, {"phase": "transition", "stage": stage})
     count = needed_snapshots(setup.config)[0] if over_experts else setup.config.stages.networks
     chain = links(setup.config, setup.model, setup.transform, finished[: stage - 1])
     root = store_root(setup.execution)
     starts = build_starts(setup.config, setup.dataset, chain, count, root, run_jobs, progress, setup.execution)
     if not over_experts:
-        return StageResources(setup, stage, None, starts)
+        return StageResources(own, stage, None, starts)
     run_jobs, progress = _watched(services, report, should_stop, {"phase": "experts", "stage": stage})
-    return StageResources(setup, stage, stage_experts(setup, starts, run_jobs, progress), starts)
+    return StageResources(own, stage, stage_experts(own, starts, run_jobs, progress), starts)
 
 
 def stage_experts(setup: Setup, starts: StartsPlace, run_jobs: RunJobs, progress: Callable[[Progress], None]) -> Store:
     """The store of the experts that begin as these networks and train on the real data of `setup`; trains what is missing."""
     config = replace(setup.config, experts=replace(setup.config.experts, count=starts.count))
     store = open_store(config, starts.root, setup.dataset, starts=starts)
-    train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution, starts)
+    train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution, starts, setup.stage)
     return store
 
 
@@ -96,8 +97,23 @@ def build_experts(setup: Setup, services: Services, report: Report, should_stop:
         )
     if missing:
         run_jobs, progress = _watched(services, report, should_stop, {"phase": "experts"})
-        train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution)
+        train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution, stage=setup.stage)
     return store
+
+
+def ready_curriculum(setup: Setup, services: Services, report: Report, should_stop: Callable[[], bool] = never) -> dict[str, Any] | None:
+    """Have the scores that decide which real images each stage uses, `raydd.curriculum_scores.ready`; None without a curriculum.
+
+    Raises `Stopped` soon after `should_stop()`.
+    """
+    run_jobs, _ = _watched(services, report, should_stop, {})
+
+    def heed() -> None:
+        if should_stop():
+            raise Stopped
+
+    root = store_root(setup.execution)
+    return curriculum_scores.ready(setup.config, root, setup.dataset, setup.transform, setup.execution, run_jobs, report, heed)
 
 
 def _watched(

@@ -123,7 +123,7 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("raydd.checkpoint.FORMAT", 3)
     put(tmp_path, 60)
     monkeypatch.undo()
-    assert "has format 2; this raydd reads format 1" in load_latest(tmp_path, IDENTITY).warnings[0]
+    assert "has format 3; this raydd reads format 2" in load_latest(tmp_path, IDENTITY).warnings[0]
 
 
 def test_none_usable_lists_each_file_and_reason(tmp_path):

@@ -49,10 +49,12 @@ def train_missing(
     progress: Callable[[Progress], None] = lambda progress: None,
     execution: Execution | None = None,
     starts: StartsPlace | None = None,
+    stage: int = 1,
 ) -> list[JobResult]:
     """Train the experts that `config` asks for and the store lacks, and those that are too short; [] when none is.
 
-    The store is that of `open_store` for the same `starts`, which must exist where they are given.
+    The store is that of `open_store` for the same `starts`, which must exist where they are given. `dataset` is what
+    `raydd.curriculum_scores.training_split` gives for `stage`.
     With `experts.together` above 1 whole groups are trained, so up to together - 1 experts more than asked for may appear.
     `progress` is called after every job, and after every epoch of those that run in this process. Finished experts stay when this is
     interrupted. Raises `ResourceError` before starting when the disk cannot hold the result, and while writing when it fills up.
@@ -84,6 +86,7 @@ def train_missing(
         epochs=epochs,
         execution=execution or Execution(),
         starts=starts,
+        stage=stage,
         dataset=dataset,
         on_epoch=meter.epoch,
     )

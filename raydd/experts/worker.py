@@ -9,6 +9,7 @@ import torch
 
 from raydd import devices
 from raydd.config import Config, Execution
+from raydd.curriculum_scores import training_split
 from raydd.data import Dataset, Resident, Transform, load
 from raydd.environment import versions
 from raydd.errors import DataError
@@ -35,7 +36,8 @@ class ExpertWorker:
     """Call it in the process that shall train: it loads the data onto its device and returns `job -> JobResult`.
 
     The store is opened from `root` and `recipe`, and `fingerprint` is that of the data. With `starts` the experts are those of a
-    later stage (PDD), which begin as these networks. `dataset`, which saves loading it anew
+    later stage (PDD), which begin as these networks. `stage` says whose real images they train on (`raydd.curriculum`); the scores
+    are under `root`. `dataset`, which saves loading it anew
     from `config.data`, and `on_epoch`, which hears how many images every epoch took, serve only in the process that made them:
     they are left out when this is pickled for another.
     """
@@ -48,6 +50,7 @@ class ExpertWorker:
     epochs: int
     execution: Execution = field(default_factory=Execution)
     starts: StartsPlace | None = None
+    stage: int = 1
     dataset: Dataset | None = None
     on_epoch: Callable[[int], None] | None = None
 
@@ -58,7 +61,7 @@ class ExpertWorker:
         """Raises `DataError` when the data found here is not the data that the experts are for."""
         devices.prepare(self.execution.threads, self.execution.deterministic, self.config.tf32)
         device = devices.resolve(self.execution.device)
-        dataset = self.dataset or load(self.config.data)
+        dataset = self.dataset or training_split(self.config, self.root, load(self.config.data), self.stage)
         if dataset.fingerprint != self.fingerprint:
             raise DataError(
                 f"--data={self.config.data.source} holds other images on this machine than where the run was started "
