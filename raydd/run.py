@@ -24,7 +24,8 @@ from raydd.transition import StageResources, Stopped, ready_curriculum, stage_re
 def identity(config: Config) -> dict[str, Any]:
     """What a checkpoint must agree on to be continued: all that decides the images, but not how far or how they are evaluated.
 
-    How far is the number of steps, and of stages, unless a curriculum divides the images by it. Where the data lie is left out; that they are the same is known by their fingerprint.
+    How far is the number of steps, and of stages, unless a curriculum divides the images by it. Where the data lie is left out; that
+    they are the same is known by their fingerprint.
     """
     values = to_dict(config)
     if not of_the_count(config):

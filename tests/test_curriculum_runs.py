@@ -1,0 +1,77 @@
+"""Runs with a curriculum: initial images, experts and matching use the images of their stage, and nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydd import artifact, curriculum, curriculum_scores, data
+from raydd.config import Config, Execution
+from raydd.data import Dataset
+from raydd.errors import ConfigError
+from raydd.launch import extend
+from raydd.setup import MethodFactory, prepare, staged
+from tests.runs import CONFIG, but, go, with_networks
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+CURRICULUM = {"curriculum__scores": "forgetting", "curriculum__quantiles": True, "curriculum__epochs": 2, "curriculum__batch_size": 512}
+STAGES = {"stages__count": 2, "stages__transition_epochs": 1, "stages__networks": 2}
+
+
+def rows_of(config: Config, root: Path, stage: int) -> tuple[Dataset, np.ndarray]:
+    dataset = data.load(config.data)
+    return dataset, curriculum.stage_rows(config, curriculum_scores.stored(config, str(root), dataset), dataset, stage)
+
+
+def test_every_part_of_a_run_uses_the_images_of_the_stage(tmp_path: Path) -> None:
+    config = with_networks("dm", init="real", data__zca=False, steps=2, **CURRICULUM, **STAGES)
+    first = go(tmp_path / "run", tmp_path / "store", config)
+    told = json.loads((tmp_path / "run" / "curriculum.json").read_text())
+    assert [round(entry["share"], 2) for entry in told["shares"]] == [0.5, 0.5]
+    found = artifact.read(tmp_path / "run" / "synthetic.safetensors")
+    pixels = found.pixels(found.initial_images).mul(255).round().numpy()
+    setup = prepare(config, Execution(store=str(tmp_path / "store"), device="cpu"))
+    for stage in (1, 2):
+        dataset, rows = rows_of(config, tmp_path / "store", stage)
+        known = {image.astype(np.float32).tobytes() for image in dataset.train.images[rows]}
+        own = found.synthetic.stages == stage
+        assert all(pixels[place].tobytes() in known for place in torch.nonzero(own).flatten())
+        method = MethodFactory.of(staged(setup, stage), None)()
+        held = method._resources.real.resident
+        assert torch.equal(held.labels, torch.tensor(dataset.train.labels[rows]))
+    assert go(tmp_path / "again", tmp_path / "store", config)["images_sha256"] == first["images_sha256"]
+    assert go(tmp_path / "plain", tmp_path / "store", but(config, curriculum__scores="none", curriculum__quantiles=False,
+        curriculum__epochs=60, curriculum__batch_size=256))["images_sha256"] != first["images_sha256"]  # fmt: skip
+
+
+def test_experts_are_trained_on_the_images_of_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        counts.append(len(arguments[2].labels))
+        return trajectories(*arguments, **options)
+
+    from raydd.experts.worker import trajectories
+
+    monkeypatch.setattr("raydd.experts.worker.trajectories", spy)
+    config = but(CONFIG, steps=2, experts__count=1, selection__candidates=1, selection__policy="uniform", **CURRICULUM, **STAGES)
+    go(tmp_path / "run", tmp_path / "store", but(config, mtt__max_start_epoch=1, mtt__expert_epochs=1))
+    assert counts == [len(rows_of(config, tmp_path / "store", stage)[1]) for stage in (1, 2)]
+
+
+def test_a_run_divided_by_the_number_of_stages_cannot_grow(tmp_path: Path) -> None:
+    config = with_networks("dm", init="noise", steps=1, **CURRICULUM)
+    go(tmp_path / "run", tmp_path / "store", config)
+    with pytest.raises(ConfigError, match=r"--curriculum\.quantiles divides the images by the number of stages, so --extend .* cannot add"):
+        extend(tmp_path / "run", 1)
+
+
+def test_an_empty_range_leaves_no_checkpoint(tmp_path: Path) -> None:
+    config = with_networks("dm", init="noise", steps=1, **CURRICULUM | {"curriculum__quantiles": False}, **STAGES)
+    with pytest.raises(ConfigError, match=r"--curriculum\.width=3: stage 2 has 0 images of class"):
+        go(tmp_path / "run", tmp_path / "store", config)
+    assert not (tmp_path / "run" / "checkpoints").exists() or not list((tmp_path / "run" / "checkpoints").iterdir())
