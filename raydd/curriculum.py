@@ -69,7 +69,7 @@ def part(config: Config, found: Forgetting, dataset: Dataset, stage: int) -> Par
             widened.append(Widened(name, count, int(inside.sum())))
         chosen.append(rows[inside])
     if problems:
-        raise ConfigError(_capped(problems))
+        raise ConfigError(_advised(config, problems))
     return Part(np.sort(np.concatenate(chosen)), tuple(widened))
 
 
@@ -170,22 +170,26 @@ def _told_widened(stage: int, own: Part) -> str:
 
 
 def _lacking(config: Config, stage: int, name: str, ends: tuple[float, float], count: int, easier: int, needed: int) -> str:
+    scores = "" if config.curriculum.quantiles else f" with scores from {ends[0]:g} to below {ends[1]:g}"
+    setting = _setting(config)
+    return f"{setting}: stage {stage} has {count} images of class {name}{scores}, and {easier} easier ones; it needs {needed}."
+
+
+def _setting(config: Config) -> str:
+    """What decides the ranges."""
     own = config.curriculum
     if own.quantiles:
-        return (
-            f"--curriculum.quantiles: stage {stage} has {count} images of class {name}, and {easier} easier ones; it needs {needed}. Lower "
-            "--stages.count, --ipc or the method's real batch, or give --curriculum.least."
-        )
-    setting = f"--curriculum.edges={own.edges}" if own.edges else f"--curriculum.width={own.width:g}"
-    has = f"stage {stage} has {count} images of class {name} with scores from {ends[0]:g} to below {ends[1]:g}, and {easier} easier ones"
-    if count:
-        return f"{setting}: {has}; it needs {needed}. Make the range wider, or lower --ipc, the method's real batch or --curriculum.least."
-    return (
-        f"{setting}: {has}; it needs {needed}. Change the ranges (--curriculum.width or .edges), use --curriculum.quantiles, train the "
-        f"scores longer (--curriculum.epochs above {own.epochs}), lower --stages.count, or fill up with easier ones (--curriculum.least)."
-    )
+        return "--curriculum.quantiles"
+    return f"--curriculum.edges={own.edges}" if own.edges else f"--curriculum.width={own.width:g}"
 
 
-def _capped(problems: list[str]) -> list[str]:
-    """A screen of problems."""
-    return problems if len(problems) <= _LISTED else [*problems[:_LISTED], f"The same holds for {len(problems) - _LISTED} more classes."]
+def _advised(config: Config, problems: list[str]) -> list[str]:
+    """A screen of problems, and what to do about them."""
+    more = [f"The same holds for {len(problems) - _LISTED} more classes."] if len(problems) > _LISTED else []
+    ranges = "" if config.curriculum.quantiles else "change the ranges (--curriculum.width or .edges), use --curriculum.quantiles, "
+    advice = f"Train the scores longer (--curriculum.epochs above {config.curriculum.epochs}), {ranges}lower --stages.count, --ipc or the "
+    return [
+        *problems[:_LISTED],
+        *more,
+        f"{advice}method's real batch, or fill up with easier images by --curriculum.least.",
+    ]

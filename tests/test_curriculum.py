@@ -142,17 +142,15 @@ def test_an_empty_range_is_refused() -> None:
     found = scores([0, 0, 0, 0, 0, 3, 8])
     with pytest.raises(ConfigError) as refused:
         curriculum.summary(own, found, data)
-    (problem,) = refused.value.problems
-    assert problem.startswith(
-        "--curriculum.width=3: stage 2 has 0 images of class a with scores from 3 to below 6, and 3 easier ones; it needs 2."
-    )
-    assert "--curriculum.quantiles" in problem and "--curriculum.least" in problem
+    problem, advice = refused.value.problems
+    assert problem == "--curriculum.width=3: stage 2 has 0 images of class a with scores from 3 to below 6, and 3 easier ones; it needs 2."
+    assert "--curriculum.quantiles" in advice and "--curriculum.least" in advice
     filled = replace(own, curriculum=replace(own.curriculum, least=2))
     assert rows(filled, found, data) == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 5, 6]]
 
 
 def test_a_class_without_enough_easier_images_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"stage 1 has 2 images of class b .*, and 0 easier ones; it needs 3\. Make the range wider"):
+    with pytest.raises(ConfigError, match=r"stage 1 has 2 images of class b .*, and 0 easier ones; it needs 3\."):
         curriculum.stage_rows(config(curriculum__least=3), scores([0, 0, 0, 1, 1, 5]), dataset([0, 0, 0, 1, 1, 1]), 1)
     with pytest.raises(ConfigError, match=r"quantiles: stage 1 has 1 images of class a, and 0 easier ones; it needs 2"):
         curriculum.stage_rows(config(curriculum__least=2, curriculum__quantiles=True), scores([0, 0, 0]), dataset([0] * 3), 1)

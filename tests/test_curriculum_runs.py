@@ -29,7 +29,7 @@ def rows_of(config: Config, root: Path, stage: int) -> tuple[Dataset, np.ndarray
 
 def test_every_part_of_a_run_uses_the_images_of_the_stage(tmp_path: Path) -> None:
     config = with_networks("dm", init="real", data__zca=False, steps=2, **CURRICULUM, **STAGES)
-    first = go(tmp_path / "run", tmp_path / "store", config)
+    go(tmp_path / "run", tmp_path / "store", config)
     told = json.loads((tmp_path / "run" / "curriculum.json").read_text())
     assert [round(entry["share"], 2) for entry in told["shares"]] == [0.5, 0.5]
     found = artifact.read(tmp_path / "run" / "synthetic.safetensors")
@@ -43,9 +43,6 @@ def test_every_part_of_a_run_uses_the_images_of_the_stage(tmp_path: Path) -> Non
         method = MethodFactory.of(staged(setup, stage), None)()
         held = method._resources.real.resident
         assert torch.equal(held.labels, torch.tensor(dataset.train.labels[rows]))
-    assert go(tmp_path / "again", tmp_path / "store", config)["images_sha256"] == first["images_sha256"]
-    assert go(tmp_path / "plain", tmp_path / "store", but(config, curriculum__scores="none", curriculum__quantiles=False,
-        curriculum__epochs=60, curriculum__batch_size=256))["images_sha256"] != first["images_sha256"]  # fmt: skip
 
 
 def test_experts_are_trained_on_the_images_of_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
