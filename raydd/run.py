@@ -18,7 +18,7 @@ from raydd.services import Services
 from raydd.session import Report, Session
 from raydd.setup import Setup, initial_set, prepare
 from raydd.stage_config import of_the_count
-from raydd.transition import StageResources, Stopped, ready_curriculum, stage_resources
+from raydd.transition import StageResources, Stopped, ready_curriculum, refuse_other_links, stage_resources
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -54,6 +54,8 @@ def run(
     decided_by = {**identity(config), "data_fingerprint": setup.dataset.fingerprint}
     session = Session(folder, setup, decided_by, services, report)
     try:
+        refuse_other_links(setup, session.finished_stages(), session.links)
+        session.accept()
         _stages(session, setup, services, should_stop, report)
         return session.finish(should_stop)
     finally:
@@ -73,7 +75,7 @@ def _stages(session: Session, setup: Setup, services: Services, should_stop: Cal
         except Stopped:
             return
         if over:
-            session.enter_stage(initial_set(resources.setup, stage, resources.starts))
+            session.enter_stage(initial_set(resources.setup, stage, resources.starts), resources.links)
         _distill(session, resources, services, should_stop)
         if not is_stage_done(config, session.state):
             return  # stopped

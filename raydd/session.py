@@ -16,6 +16,7 @@ from raydd.config import to_dict
 from raydd.distill import Record, State, is_done, next_stage
 from raydd.errors import ConfigError
 from raydd.evaluate import rate
+from raydd.files import read_json
 from raydd.progressive import first_step, joined, total_steps, up_to
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
@@ -60,8 +61,9 @@ class Session:
         self._started, self._seconds_before = time.monotonic(), 0.0
         self._previewed, self._preview_seconds = self._started, 0.0
         self._stage_hashes: list[str] = []
+        self.links: tuple[dict[str, Any], ...] = ()
+        """The trainings behind the networks that the stages so far have started from (`raydd.transition.StageResources`)."""
         self.state, self.initial_images = self._resume() or self._begin()
-        folder.update_config(setup.config)
 
     # Starting
 
@@ -81,7 +83,7 @@ class Session:
         self._refuse_fewer_steps(found.step)
         self._warn_of_rounding(found.state["rounding"])
         state = state_from(found.tensors, found.state, found.step)
-        self._stage_hashes = found.state["stage_hashes"]
+        self._stage_hashes, self.links = found.state["stage_hashes"], tuple(found.state["links"])
         read_stages(self._folder.path, self._stage_hashes)  # refuses what is missing or altered before anything is done
         self._seconds_before = found.state["seconds"]
         self._rewind(found.step)
@@ -117,6 +119,12 @@ class Session:
             if record.get("protocol") == settings:
                 self._recorded.add((record["step"], record["kind"]))
 
+    def accept(self) -> None:
+        """Have the folder name the settings that the run is carried on with; a run that has got more to do is no longer complete."""
+        self._folder.update_config(self._setup.config)
+        if self._folder.result.exists() and not is_done(self._setup.config, self.state):
+            self._folder.write_result({**read_json(self._folder.result), "complete": False})
+
     def submit_waiting(self) -> None:
         """Start the evaluations that were due before the first step of this session."""
         for job in self._waiting:
@@ -148,6 +156,7 @@ class Session:
         tensors |= {"initial_images": self.initial_images}
         tensors |= {_name(entry): job.images for entry, job in zip(pending, unfinished, strict=True)}
         values |= {"seconds": self._seconds(), "pending": pending, "rounding": _rounding(self._setup), "stage_hashes": self._stage_hashes}
+        values |= {"links": list(self.links)}
         # After a loss of power too, no record may be missing that the checkpoint has behind it.
         self._folder.sync_records()
         keep = self._setup.execution.keep_checkpoints
@@ -173,8 +182,9 @@ class Session:
         """The images after each stage that `end_stage` has kept, as they were then, each with the step size of its last stage."""
         return read_stages(self._folder.path, self._stage_hashes)
 
-    def enter_stage(self, block: SyntheticSet) -> None:
+    def enter_stage(self, block: SyntheticSet, links: tuple[dict[str, Any], ...]) -> None:
         """Begin the stage after the one that has ended, with its new images."""
+        self.links = links
         self.initial_images = joined(replace(self.state.whole, images=self.initial_images, frozen=0), block).images
         self.state = next_stage(self._setup.config, self.state, block)
 

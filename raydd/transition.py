@@ -3,17 +3,19 @@
 Whatever is missing is trained first, in parallel and resumably: finished networks stay when this is interrupted.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raydd import curriculum_scores
-from raydd.errors import StoreError
+from raydd.errors import ConfigError, StoreError
 from raydd.experts.build import open_store, store_root, train_missing
 from raydd.experts.jobs import Progress, RunJobs
-from raydd.experts.starts import StartsPlace, build_starts, links
+from raydd.experts.starts import Link, StartsPlace, build_starts, links
 from raydd.experts.store import Store
 from raydd.methods import method
+from raydd.progressive import of_stage
 from raydd.services import Services
 from raydd.session import Report
 from raydd.setup import MethodFactory, Setup, expert_store, needed_snapshots, staged
@@ -36,12 +38,14 @@ class StageResources:
     setup    that of the run, with the real images of the stage
     experts  the store that the stage matches against, its own or that of the first stage; None for a method without experts
     starts   where the networks lie that the stage, or its experts, started from; None for fresh ones
+    links    the trainings behind these networks, JSON-ready: a run goes on with the same
     """
 
     setup: Setup
     stage: int
     experts: Store | None = None
     starts: StartsPlace | None = None
+    links: tuple[dict[str, Any], ...] = ()
 
     def factory(self) -> MethodFactory:
         """Builds the method of the stage in whichever process calls it."""
@@ -49,7 +53,12 @@ class StageResources:
 
 
 def stage_resources(
-    setup: Setup, stage: int, finished: Sequence[SyntheticSet], services: Services, report: Report, should_stop: Callable[[], bool] = never
+    setup: Setup,
+    stage: int,
+    finished: Sequence[SyntheticSet],
+    services: Services,
+    report: Report,
+    should_stop: Callable[[], bool] = never,
 ) -> StageResources:
     """Train what stage number `stage` needs and the stores lack.
 
@@ -63,13 +72,40 @@ def stage_resources(
         return StageResources(own, stage, build_experts(own, services, report, should_stop) if over_experts else None)
     run_jobs, progress = _watched(services, report, should_stop, {"phase": "transition", "stage": stage})
     count = needed_snapshots(setup.config)[0] if over_experts else setup.config.stages.networks
-    chain = links(setup.config, setup.model, setup.transform, finished[: stage - 1])
+    chain = _chain(setup, finished[: stage - 1])
+    behind = tuple(link.identity() for link in chain)
     root = store_root(setup.execution)
     starts = build_starts(setup.config, setup.dataset, chain, count, root, run_jobs, progress, setup.execution)
     if not over_experts:
-        return StageResources(own, stage, None, starts)
+        return StageResources(own, stage, None, starts, behind)
     run_jobs, progress = _watched(services, report, should_stop, {"phase": "experts", "stage": stage})
-    return StageResources(own, stage, stage_experts(own, starts, run_jobs, progress), starts)
+    return StageResources(own, stage, stage_experts(own, starts, run_jobs, progress), starts, behind)
+
+
+def _chain(setup: Setup, finished: Sequence[SyntheticSet]) -> list[Link]:
+    """The trainings behind start networks: on all images so far, or without conditioning on those of each stage alone."""
+    unions = finished
+    if not setup.config.stages.conditioning:
+        unions = [of_stage(union, stage) for stage, union in enumerate(finished, start=1)]
+    return links(setup.config, setup.model, setup.transform, unions)
+
+
+def refuse_other_links(setup: Setup, finished: Sequence[SyntheticSet], known: Sequence[dict[str, Any]]) -> None:
+    """Raise `ConfigError` where the evaluation settings would make other start networks than those that stages of the run have used.
+
+    `known` are the `StageResources.links` of the run's stage, `finished` as for `stage_resources`.
+    """
+    for stage, (link, theirs) in enumerate(zip(_chain(setup, finished[: len(known)]), known, strict=True), start=2):
+        ours = json.loads(json.dumps(link.identity()))  # as the known ones have been through a file
+        changed = [name for name in ours if ours[name] != theirs.get(name)]
+        if changed:
+            raise ConfigError(
+                [
+                    f"--evaluation: the networks that stage {stage} started from were trained as the run's evaluation did then, and now "
+                    f"{' and '.join(changed)} would differ. Keep protocol, lr, momentum, weight_decay, batch_size, augment, strategy and "
+                    "cutmix, or evaluate the result otherwise with raydd evaluate."
+                ]
+            )
 
 
 def stage_experts(setup: Setup, starts: StartsPlace, run_jobs: RunJobs, progress: Callable[[Progress], None]) -> Store:

@@ -131,6 +131,14 @@ def test_what_cannot_be_extended(staged: Path, store: Path, tmp_path: Path) -> N
         launch.extend(tmp_path / "half", 1)
 
 
+def test_networks_that_stages_start_from_stay_those_of_the_run(staged: Path, store: Path, tmp_path: Path) -> None:
+    """They are trained as the evaluation trains, so those settings stay once a stage has started from them."""
+    path = Path(shutil.copytree(staged, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"networks that stage 2 started from were trained .* now training would differ"):
+        launch.extend(path, 1, but(STAGED, evaluation__batch_size=32), execution(path, store))
+    launch.extend(path, 1, but(STAGED, evaluation__nets=1), execution(path, store))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
