@@ -1,5 +1,6 @@
 """Every shipped recipe is valid, complete and documented; wrong ones are refused with all their faults."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -85,6 +86,57 @@ DM_ROWS = [*rows(("cifar10", "cifar100", "tiny-imagenet"), "dm"), *rows(("cifar1
 CAFE_ROWS = rows(("cifar10", "cifar100"), "cafe cafe-dsa")
 IDC_ROWS = [*rows(IDC_SETS, "idc dream dreamplus"), *rows(("cifar10",), "idc-i"), "cifar100-idc-i-ipc10", "cifar100-idc-ipc20"]
 TINY_DREAM_ROWS = rows(("tiny-imagenet",), "dream")
+# specs/mtt_pdd.md section 3.3: images per class of a stage, N, M, T+, lr_img, lr_lr, start value of the step size, b, ZCA, depth, epochs
+# of evaluation (None for 2000 / (P + 1)), accuracy.
+STAGED_MTT = {
+    "cifar10-pdd-mtt-ipc10": (2, 50, 2, 5, 1000, 1e-7, 0.01, 20, True, 3, None, "66.9 ± 0.4"),
+    "cifar10-pdd-mtt-ipc50": (10, 30, 2, 15, 1000, 1e-5, 0.01, 100, True, 3, None, "74.2 ± 0.5"),
+    "cifar100-pdd-mtt-ipc10": (2, 20, 3, 20, 1000, 1e-5, 0.01, 200, True, 3, 500, "43.1 ± 0.7"),
+    "cifar100-pdd-mtt-ipc50": (10, 20, 2, 20, 1000, 1e-5, 0.01, 512, True, 3, 500, "52.0 ± 0.5"),
+    "tiny-imagenet-pdd-mtt-ipc10": (2, 20, 2, 20, 1e4, 1e-4, 0.01, 64, False, 4, 500, "27.3 ± 0.5"),
+    "tiny-imagenet-pdd-mtt-ipc50": (10, 20, 2, 20, 1e4, 1e-4, 0.01, 64, False, 4, 500, "29.2 ± 0.6"),
+}
+# The paper's Tables 3 to 7 and Figure 3: stages, images per class of each, what differs from the run of five stages, and what came of it.
+STAGED_EXPERIMENTS = {
+    "cifar10-pdd-mtt-ipc10-p1": (1, 10, {}, "65.3 ± 0.7"),
+    "cifar10-pdd-mtt-ipc20": (2, 10, {}, "68.7 ± 0.8 %, union 60.4 %, sequential 64.1 %"),
+    "cifar10-pdd-mtt-ipc30": (3, 10, {}, "71.5 ± 0.4 %, union 65.4 %, sequential 67.4 %"),
+    "cifar10-pdd-mtt-ipc40": (4, 10, {}, "73.1 ± 0.6 %, union 63.2 %, sequential 66.0 %"),
+    "cifar10-pdd-mtt-ipc50": (5, 10, {}, "74.2 ± 0.5 % (Table 1), union 65.9 %, sequential 67.4 %"),
+    "cifar10-pdd-mtt-ipc20-no-transition": (2, 10, {"transition": False}, "66.0 ± 0.6"),
+    "cifar10-pdd-mtt-ipc30-no-transition": (3, 10, {"transition": False}, "66.3 ± 0.4"),
+    "cifar10-pdd-mtt-ipc40-no-transition": (4, 10, {"transition": False}, "65.6 ± 0.5"),
+    "cifar10-pdd-mtt-ipc50-no-transition": (5, 10, {"transition": False}, "63.6 ± 0.7"),
+    "cifar10-pdd-mtt-ipc20-no-conditioning": (2, 10, {"conditioning": False}, "67.9 ± 0.5"),
+    "cifar10-pdd-mtt-ipc30-no-conditioning": (3, 10, {"conditioning": False}, "69.8 ± 0.9"),
+    "cifar10-pdd-mtt-ipc40-no-conditioning": (4, 10, {"conditioning": False}, "71.4 ± 0.5"),
+    "cifar10-pdd-mtt-ipc50-no-conditioning": (5, 10, {"conditioning": False}, "71.9 ± 0.7"),
+    "cifar10-pdd-mtt-ipc50-moving": (5, 10, {"frozen_lr_scale": 0.1}, "69.1 "),
+    "cifar10-pdd-mtt-ipc10-p2": (2, 5, {}, "65.5 ± 0.9"),
+    "cifar10-pdd-mtt-ipc10-p10": (10, 1, {}, "64.4 ± 0.6"),
+    "cifar10-pdd-mtt-ipc10-p1-forgetting": (1, 10, {"scores": "forgetting"}, "65.9 % from 36.5 % of the images, 65.3 % from all"),
+    "cifar10-pdd-mtt-ipc30-forgetting": (3, 10, {"scores": "forgetting"}, "71.6 % from 55.8 % of the images, 71.5 % from all"),
+    "cifar10-pdd-mtt-ipc50-forgetting": (5, 10, {"scores": "forgetting"}, "73.7 % from 66.4 % of the images, 74.2 % from all"),
+    "cifar100-pdd-mtt-ipc20-p1": (1, 20, {}, "55.7, 52.1, 48.3, 43.0, 41.2"),
+    "cifar100-pdd-mtt-ipc20": (2, 10, {}, "61.2, 56.6, 51.5, 48.3, 45.1"),
+    "cifar10-pdd-mtt-ipc250": (5, 50, {}, "90 % of the 88.1"),
+    "cifar100-pdd-mtt-ipc100": (5, 20, {}, "90 % of the 56.2"),
+}
+# The paper's Tables 1, 3, A8 and A9: stages, images per class of each, and what came of it; specs/idc_dream_pdd.md section 4.3.
+STAGED_OTHERS = {
+    "cifar10-pdd-idc-ipc10": (5, 2, "67.9 ± 0.2"),
+    "cifar10-pdd-idc-ipc20": (2, 10, "71.4 ± 0.2 %, union 71.1 %, sequential 68.5 %"),
+    "cifar10-pdd-idc-ipc30": (3, 10, "74.0 ± 0.3 %, union 74.2 %, sequential 68.2 %"),
+    "cifar10-pdd-idc-ipc40": (4, 10, "75.4 ± 0.1 %, union 75.4 %, sequential 69.9 %"),
+    "cifar10-pdd-idc-ipc50": (5, 10, "76.5 ± 0.4 % (Table 1), union 76.2 %, sequential 69.9 %"),
+    "cifar100-pdd-idc-ipc10": (5, 2, "45.8 ± 0.5"),
+    "cifar100-pdd-idc-ipc50": (5, 10, "54.4 ± 0.4"),
+    "cifar10-pdd-dream-ipc10": (5, 2, "69.3 ± 0.3 %; DREAM alone 68.7 %"),
+    "cifar10-pdd-dream-ipc50": (5, 10, "76.7 ± 0.2 %; DREAM alone 74.8 %"),
+    "cifar10-pdd-dc-ipc50": (5, 10, "56.3 ± 0.5 %; DC alone 53.9 %"),
+    "cifar10-pdd-dsa-ipc50": (5, 10, "61.3 ± 0.4 %; DSA alone 60.6 %"),
+    "cifar10-pdd-dm-ipc50": (5, 10, "63.4 ± 0.5 %; DM alone 63.0 %"),
+}
 DIGITS_STAGED = ["digits-pdd-mtt-ipc6", "digits-pdd-idc-ipc6", "digits-pdd-dm-ipc6"]
 
 
@@ -102,7 +154,8 @@ def row(name: str) -> tuple[str, str, int, Config]:
 
 def test_every_row_is_there() -> None:
     own = {name for name in recipe_names() if name.startswith("digits-")}
-    assert {*recipe_names()} - own == {*TABLE, *DC_ROWS, *DM_ROWS, *CAFE_ROWS, *IDC_ROWS, *TINY_DREAM_ROWS}
+    staged = {*STAGED_MTT, *STAGED_EXPERIMENTS, *STAGED_OTHERS}
+    assert {*recipe_names()} - own == {*TABLE, *DC_ROWS, *DM_ROWS, *CAFE_ROWS, *IDC_ROWS, *TINY_DREAM_ROWS, *staged}
     assert own == {*rows(("digits",), "mtt dc dsa idc dream dreamplus dm cafe", (1, 10)), *DIGITS_STAGED}
 
 
@@ -180,6 +233,59 @@ def test_digits_rows_are_alike(name: str) -> None:
     assert (config.method, config.evaluation.protocol, config.data.source) == (method, protocol, "digits")
     assert (config.model.width, config.model.depth, config.evaluation.epochs, config.evaluation.nets) == (32, 2, 300, 5)
     assert config.augment.strategy == "crop_scale_rotate" and config.selection.candidates == 1 and config.steps <= 200
+
+
+@pytest.mark.parametrize("name", STAGED_MTT)
+def test_staged_mtt_rows(name: str) -> None:
+    config = load_recipe(name).config
+    mtt, stages = config.mtt, config.stages
+    row = (config.ipc, mtt.syn_steps, mtt.expert_epochs, mtt.max_start_epoch, mtt.lr_img, mtt.lr_lr, mtt.lr_init, mtt.batch_syn)
+    assert (*row, config.data.zca, config.model.depth, config.evaluation.epochs) == STAGED_MTT[name][:-1]
+    assert STAGED_MTT[name][-1] in load_recipe(name).expected
+    assert (stages.count, stages.transition_epochs, stages.real_lr, config.steps, config.experts.count) == (5, 1000, 0.01, 5000, 100)
+    assert (config.method, config.init, config.model.width, config.evaluation.protocol, mtt.momentum) == ("mtt", "real", 128, "mtt", 0.5)
+    assert config.data.source == name.partition("-pdd")[0]
+
+
+@pytest.mark.parametrize("name", STAGED_EXPERIMENTS)
+def test_staged_experiments(name: str) -> None:
+    recipe = load_recipe(name)
+    config, (count, ipc, changed, expected) = recipe.config, STAGED_EXPERIMENTS[name]
+    total = int(name.partition("-ipc")[2].partition("-")[0])
+    assert (config.stages.count, config.ipc, count * ipc) == (count, ipc, total) and expected in recipe.expected
+    assert f"ipc {total} in {count} stage{'s' if count > 1 else ''}" in recipe.title
+    assert config.curriculum.scores == changed.get("scores", "none")
+    assert config.stages == replace(
+        load_recipe("cifar10-pdd-mtt-ipc50").config.stages,
+        count=count,
+        **{key: value for key, value in changed.items() if key != "scores"},
+    )
+    if ipc == 10 and name.startswith("cifar10-"):
+        assert config.mtt == load_recipe("cifar10-pdd-mtt-ipc50").config.mtt
+
+
+@pytest.mark.parametrize("name", STAGED_OTHERS)
+def test_staged_rows_of_other_methods(name: str) -> None:
+    """Each stage has the settings of the base method's own row, for DC, DSA and DM that of 10 images per class."""
+    recipe = load_recipe(name)
+    config, (count, ipc, expected) = recipe.config, STAGED_OTHERS[name]
+    assert (config.stages.count, config.ipc, config.method) == (count, ipc, name.split("-")[2]) and expected in recipe.expected
+    base = load_recipe(f"{config.data.source}-{config.method}-ipc10").config
+    for part in ("method", "init", "data", "model", "augment", "dc", "dm", "idc", "dream", "mtt"):
+        assert getattr(config, part) == getattr(base, part), part
+    assert config.steps == (100_000 if name == "cifar100-pdd-idc-ipc50" else base.steps)
+    gradients = config.method in ("dc", "dsa", "dm")
+    assert (config.stages.networks, config.stages.transition_epochs) == (20, 333 if gradients else 200)
+    epochs = 500 if config.data.source == "cifar100" else 333 if gradients else None
+    assert (config.evaluation.protocol, config.evaluation.epochs) == (base.evaluation.protocol, epochs)
+
+
+@pytest.mark.parametrize("name", DIGITS_STAGED)
+def test_staged_digits_rows(name: str) -> None:
+    config = load_recipe(name).config
+    assert (config.stages.count, config.ipc, config.method, config.data.source) == (3, 2, name.split("-")[2], "digits")
+    assert (config.evaluation.updates, config.evaluation.epochs, config.evaluation.nets) == (300, None, 5)
+    assert config.model == load_recipe("digits-idc-ipc1").config.model and config.steps <= 200
 
 
 def check_idc_settings(config: Config) -> None:
