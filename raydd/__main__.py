@@ -282,8 +282,20 @@ def _print_evaluation(summary: dict[str, Any] | None, what: str = "synthetic ima
     for name, prefix in ((what, ""), ("random real images, same number", "random_")):
         table.add_row(name, f"{summary[prefix + 'accuracy_mean']:.2%}", f"{summary[prefix + 'accuracy_std']:.2%}")
     Console().print(table)
+    if "by_stage" in summary:
+        _print_stages(summary, what)
     how = f"{summary['epochs']} passes at rate {summary['lr']:.4g}"
+    how = f"{summary['epochs']} passes, {summary['stages']}" if "by_stage" in summary else how
     print(f"both: {how}, networks ({summary['model']}) from scratch, protocol {summary['settings']['protocol']}")
+
+
+def _print_stages(summary: dict[str, Any], what: str) -> None:
+    """What the networks came to after each stage that they were trained on."""
+    table = Table("up to stage", "images per class", "rate", what, "random real images", box=None, header_style="bold")
+    for ours, random in zip(summary["by_stage"], summary["random_by_stage"], strict=True):
+        accuracies = [f"{row['accuracy_mean']:.2%} ± {row['accuracy_std']:.2%}" for row in (ours, random)]
+        table.add_row(str(ours["stage"]), str(ours["ipc"]), f"{ours['lr']:.4g}", *accuracies)
+    Console().print(table)
 
 
 def _report(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -18,8 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from raydd import artifact, pictures
 from raydd.artifact import Artifact
+from raydd.decode import training_images
 from raydd.errors import CheckpointError, ConfigError
 from raydd.files import atomic_write_json, read_json, write_bytes
+from raydd.progressive import up_to
 from raydd.runfolder import RunFolder, images_sha256
 
 MARKER = "raydd-export.json"
@@ -86,19 +88,23 @@ def to_png(result: Artifact) -> tuple[Files, tuple[str, ...]]:
 def to_parquet(result: Artifact) -> tuple[Files, tuple[str, ...]]:
     """One Parquet file as on the Hugging Face hub: `image` (struct of PNG bytes and path) and `label` with the class names.
 
-    What networks are to be trained on: where a stored image holds several, each by itself.
+    What networks are to be trained on: where a stored image holds several, each by itself. Of several stages, a column `stage` too.
     Source: the layout that the `datasets` library writes for its Image and ClassLabel features.
     """
     images, labels = result.training_images()
     pixels = pictures.pixels(result.pixel_transform().inverse(images))
     encoded = [{"bytes": pictures.png(image), "path": f"{place:05}.png"} for place, image in enumerate(pixels)]
     features = {"image": {"_type": "Image"}, "label": {"names": list(result.classes), "_type": "ClassLabel"}}
-    schema = pa.schema(
-        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
+    fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
+    columns = [encoded, labels.tolist()]
+    if len(result.stage_step_sizes) > 1:
+        features["stage"] = {"dtype": "int64", "_type": "Value"}
+        fields.append(("stage", pa.int64()))
+        synthetic = result.synthetic
+        columns.append(training_images(synthetic.images, synthetic.stages, result.decode, result.pixel_transform())[1].tolist())
+    schema = pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
     buffer = io.BytesIO()
-    pq.write_table(pa.table([encoded, labels.tolist()], schema=schema), buffer)
+    pq.write_table(pa.table(columns, schema=schema), buffer)
     return {"train-00000-of-00001.parquet": buffer.getvalue()}, (
         "Only the training split is written: put the test split of the real data beside it to use the folder as --data parquet:DIR.",
         "Pixels are clipped to what 8 bits can hold: train from the result file for the reported accuracy.",
@@ -108,16 +114,30 @@ def to_parquet(result: Artifact) -> tuple[Files, tuple[str, ...]]:
 def to_mtt(result: Artifact) -> tuple[Files, tuple[str, ...]]:
     """`images_best.pt` (N, C, H, W), `labels_best.pt` (N,) and `syn_lr_best.pt` (), as the MTT and PDD programs load them.
 
-    What networks are to be trained on: where a stored image holds several, each by itself, normalised.
+    What networks are to be trained on: where a stored image holds several, each by itself, normalised. Of several stages, the files of
+    each with all images up to it in a folder of its own, as PDD evaluates them, and those of the last at the top.
     Source: the names and contents of the reference programs' log folders (specification of MTT, sections 2.4 and 3.1).
     """
-    images, labels = result.training_images()
-    tensors = {"images": images, "labels": labels, "syn_lr": result.synthetic.step_size}
+    sizes = result.stage_step_sizes
+    files = _mtt_files(result, len(sizes), "")
+    if len(sizes) > 1:
+        for stage in range(1, len(sizes) + 1):
+            files |= _mtt_files(result, stage, f"stage_{stage:02d}/")
+    how = "Train with the step size in syn_lr_best.pt."
+    if len(sizes) > 1:
+        how = "Train on the folders stage_01, stage_02, .. in turn, each with the step size in its syn_lr_best.pt."
     space = "whitened with ZCA" if result.rule == "zca" else "normalised with mean and standard deviation"
-    return {f"{name}_best.pt": _torch_file(tensor) for name, tensor in tensors.items()}, (
+    return files, (
         f"Images are in training space, {space}; the programs must be told to transform the test data the same way.",
-        "Train with the step size in syn_lr_best.pt.",
+        how,
     )
+
+
+def _mtt_files(result: Artifact, stage: int, folder: str) -> Files:
+    """The three files of the images up to a stage, with the step size that it learned."""
+    images, labels = replace(result, synthetic=up_to(result.synthetic, stage)).training_images()
+    tensors = {"images": images, "labels": labels, "syn_lr": torch.tensor(result.stage_step_sizes[stage - 1])}
+    return {f"{folder}{name}_best.pt": _torch_file(tensor) for name, tensor in tensors.items()}
 
 
 EXPORTERS: dict[str, Callable[[Artifact], tuple[Files, tuple[str, ...]]]] = {"png": to_png, "parquet": to_parquet, "mtt": to_mtt}

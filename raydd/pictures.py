@@ -1,11 +1,31 @@
 """Synthetic images as pictures: from pixel values to 8-bit pixels, and from these to PNG files, strips and grids."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Mean and standard deviation of pixel values, and the mean saturation; None for grey images. All 0..1."""
+
+    mean: float
+    std: float
+    saturation: float | None
+
+
+def colours(values: Tensor) -> Colours:
+    """The colour statistics of pixel values (n, C, H, W), clipped to 0..1; saturation is that of HSV, (max - min) / max, 0 for black."""
+    shown = torch.nan_to_num(values.detach().float().cpu(), nan=0.0).clamp(0, 1)
+    saturation = None
+    if shown.shape[1] == 3:
+        high, low = shown.amax(dim=1), shown.amin(dim=1)
+        saturation = torch.where(high > 0, (high - low) / high.clamp_min(1e-12), 0.0).mean().item()
+    return Colours(shown.mean().item(), shown.std(correction=0).item(), saturation)
 
 
 def pixels(values: Tensor) -> np.ndarray:
@@ -44,4 +64,14 @@ def grid(rows: list[np.ndarray], scale: int = 1, gap: int = 1) -> np.ndarray:
             # A single grey channel spreads over red, green and blue.
             canvas[:3, top : top + height, left : left + width] = image.repeat(scale, axis=1).repeat(scale, axis=2)
             canvas[3, top : top + height, left : left + width] = 255
+    return canvas
+
+
+def stacked(parts: list[np.ndarray], gap: int) -> np.ndarray:
+    """Pictures with transparency, uint8 (4, h_i, w_i), one below the other with `gap` transparent pixels between them."""
+    height, width = sum(part.shape[1] for part in parts) + gap * (len(parts) - 1), max(part.shape[2] for part in parts)
+    canvas, top = np.zeros((4, height, width), dtype=np.uint8), 0
+    for part in parts:
+        canvas[:, top : top + part.shape[1], : part.shape[2]] = part
+        top += part.shape[1] + gap
     return canvas

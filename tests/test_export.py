@@ -18,7 +18,7 @@ from raydd.errors import CheckpointError, ConfigError, ResourceError
 from raydd.export import MARKER, export, safe_names
 from raydd.rng import stream
 from raydd.runfolder import RunFolder
-from tests.report.sample import CLASSES, result, settings
+from tests.report.sample import CLASSES, result, settings, staged
 
 
 @pytest.fixture
@@ -189,3 +189,19 @@ def test_several_images_in_one_are_shown_together_and_exported_for_training_apar
 
 def to_bytes(image: torch.Tensor) -> np.ndarray:
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+def test_the_stages_of_a_set_are_exported_apart(tmp_path):
+    path = staged(tmp_path / "run")
+    found = artifact.read(path / "synthetic.safetensors").synthetic
+    done = export(path, "mtt", tmp_path / "mtt")
+    assert done.files == 3 * 4 and "stage_01, stage_02" in str(done)
+    for stage, folder in ((1, "stage_01/"), (2, "stage_02/"), (3, "stage_03/"), (3, "")):
+        images, labels, lr = (
+            torch.load(tmp_path / "mtt" / f"{folder}{name}_best.pt", weights_only=True) for name in ("images", "labels", "syn_lr")
+        )
+        assert torch.equal(images, found.images[found.stages <= stage]) and lr == pytest.approx(0.01 * stage)
+        assert labels.tolist() == found.labels[found.stages <= stage].tolist()
+    export(path, "parquet", tmp_path / "parquet")
+    table = pq.read_table(next((tmp_path / "parquet").glob("*.parquet")))
+    assert table.column("stage").to_pylist() == found.stages.tolist() == [1, 1, 2, 2, 3, 3] * 3

@@ -3,6 +3,8 @@
 A missing value is nan. Steps count from 0 in `loss` and `scores`, and are numbers of steps done in `accuracy`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,8 +29,8 @@ def running_median(x: np.ndarray, y: np.ndarray, window: int | None = None) -> t
     return x[centres], np.array([np.median(y[max(centre - half, 0) : centre + half + 1]) for centre in centres])
 
 
-def loss(step: np.ndarray, value: np.ndarray, step_size: np.ndarray, theme: Theme = LIGHT) -> Figure:
-    """Matching loss of the update and the learned step size over the steps, each (n,)."""
+def loss(step: np.ndarray, value: np.ndarray, step_size: np.ndarray, theme: Theme = LIGHT, borders: Sequence[int] = ()) -> Figure:
+    """Matching loss of the update and the learned step size over the steps, each (n,); `borders` are the first steps of later stages."""
     with style(theme):
         figure, (left, right) = panels(2, 3.3, (3, 2))
         left.set_title("Matching loss")
@@ -39,6 +41,7 @@ def loss(step: np.ndarray, value: np.ndarray, step_size: np.ndarray, theme: Them
         right.plot(step, step_size, color=theme.third, marker=marker)
         right.ticklabel_format(axis="y", useOffset=False)
         for axes in (left, right):
+            _borders(axes, borders, theme)
             _steps(axes)
         _legend(left)
     return figure
@@ -51,10 +54,12 @@ def accuracy(
     networks: list[np.ndarray],
     random: tuple[float, float] | None = None,
     theme: Theme = LIGHT,
+    borders: Sequence[int] = (),
 ) -> Figure:
     """Test accuracy (0..1) of networks trained on the images, over the steps done.
 
-    `mean`, `std` are (n,) over the networks, `networks[i]` holds the single accuracies, `random` is (mean, std) of random real images.
+    `mean`, `std` are (n,) over the networks, `networks[i]` holds the single accuracies, `random` is (mean, std) of random real images,
+    `borders` are the steps done when later stages began.
     """
     with style(theme):
         figure, (axes,) = panels(1, 3.5)
@@ -71,7 +76,33 @@ def accuracy(
         values = np.concatenate(networks) if networks else np.zeros(0)
         axes.plot(places, values, linestyle="", marker=".", markersize=4, color=theme.faint, alpha=0.7, label="each network")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _borders(axes, [border for border in borders if len(step) and step[0] <= border <= step[-1]], theme)
         _steps(axes, "steps done")
+        _legend(axes)
+    return figure
+
+
+def stages(
+    synthetic: tuple[np.ndarray, np.ndarray, np.ndarray],
+    random: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    full: tuple[float, str] | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Test accuracy (0..1) after each stage against the images per class so far: (ipc, mean, std), each (P,), over the networks.
+
+    `random` is the same for real images; `full` an accuracy with all real images, drawn as a line, and what it is of. As PDD's Figure 3.
+    """
+    with style(theme):
+        figure, (axes,) = panels(1, 3.5)
+        axes.set_title("Test accuracy after each stage")
+        if full is not None:
+            axes.axhline(full[0], color=theme.third, linestyle="--", label=full[1])
+        if random is not None:
+            axes.errorbar(*random, color=theme.second, fmt="o-", capsize=4, markersize=5, label="random real images")
+        axes.errorbar(*synthetic, color=theme.main, fmt="o-", capsize=4, markersize=5, label="synthetic images")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel("images per class so far")
+        axes.set_xticks(synthetic[0])
         _legend(axes)
     return figure
 
@@ -188,6 +219,12 @@ def _steps(axes: Axes, label: str = "step") -> None:
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.margins(x=0.02)
+
+
+def _borders(axes: Axes, borders: Sequence[int], theme: Theme) -> None:
+    """A dotted line where each later stage begins."""
+    for border in borders:
+        axes.axvline(border, color=theme.faint, linestyle=":", linewidth=1.2)
 
 
 def _legend(axes: Axes) -> None:

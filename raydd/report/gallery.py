@@ -67,12 +67,22 @@ def gallery(artifact: Artifact) -> Gallery:
 
 
 def by_class(artifact: Artifact, images: Tensor) -> list[np.ndarray]:
-    """The first images of each of the first classes as uint8 pixels, a list of (n, C, H, W) in order of labels."""
-    labels = artifact.synthetic.labels
+    """The first images of each of the first classes as uint8 pixels, a list of (n, C, H, W) in order of labels.
+
+    Of several stages, the first images of each, as many of every stage.
+    """
+    labels, count = artifact.synthetic.labels, len(artifact.stage_step_sizes)
     classes = min(CLASSES, len(artifact.classes))
     limit = min(PER_CLASS, max(1, PIXELS // (classes * images.shape[2] * images.shape[3])))
-    chosen = [(labels == label).nonzero().flatten()[:limit] for label in range(classes)]
+    chosen = [_spread((labels == label).nonzero().flatten(), limit, count) for label in range(classes)]
     return [pictures.pixels(artifact.pixels(images[places])) for places in chosen]
+
+
+def _spread(places: Tensor, limit: int, stages: int) -> Tensor:
+    """At most `limit` places of a class, whose images are in the order of their stages: the first of each stage."""
+    if stages == 1 or len(places) <= limit:
+        return places[:limit]
+    return places.unflatten(0, (stages, -1))[:, : max(1, limit // stages)].flatten()[:limit]
 
 
 def data_uri(png: bytes) -> str:

@@ -14,7 +14,8 @@ from raydd.environment import versions
 from raydd.files import atomic_write_bytes, write_bytes
 from raydd.methods import method
 from raydd.methods.base import slot_count
-from raydd.report import figures, tables
+from raydd.progressive import first_step
+from raydd.report import figures, stages, tables
 from raydd.report.gallery import by_class, data_uri, gallery
 from raydd.report.rundata import RunData, Steps, read_run
 from raydd.report.theme import DARK, LIGHT, Theme, png
@@ -28,6 +29,7 @@ _ALT = {
     "choice_map": "Choices by expert and start epoch",
     "scores": "Scores of the candidates and entropy of the choice over steps",
     "seconds": "Where the time of the run went",
+    "stages": "Test accuracy after each stage, over the images per class so far",
 }
 
 
@@ -57,6 +59,8 @@ def write_report(run_path: Path | str) -> Path:
         scale = max(1, round(96 / run.artifact.synthetic.images.shape[-1]))
         for name, images in (("images_start", run.artifact.initial_images), ("images_end", run.artifact.synthetic.images)):
             write_bytes(folder.figures / f"{name}.png", pictures.png(pictures.grid(by_class(run.artifact, images), scale, gap=4)))
+        if len(run.artifact.stage_step_sizes) > 1:
+            write_bytes(folder.figures / "images_stages.png", stages.picture(run.artifact, scale))
     atomic_write_bytes(folder.report, _page(run, drawn).encode())
     return folder.report
 
@@ -68,7 +72,10 @@ def drawings(run: RunData) -> dict[str, Draw]:
     if run.evaluations:
         found["accuracy"] = lambda theme: _accuracy(run, theme)
     if np.isfinite(steps.loss).any():
-        found["loss"] = lambda theme: figures.loss(steps.step, steps.loss, steps.step_size, theme)
+        found["loss"] = lambda theme: figures.loss(steps.step, steps.loss, steps.step_size, theme, _borders(run))
+    if run.evaluations and (accuracies := stages.points(run.evaluations[-1])) is not None:
+        full = (run.full.mean, stages.experts_label(run.full)) if run.full else None
+        found["stages"] = lambda theme: figures.stages(accuracies, stages.points(run.random), full, theme)
     if (steps.chosen >= 0).any():
         pairs, sizes = _pairs(steps), _sizes(run)
         found["choices"] = lambda theme: figures.choices(*pairs, *sizes, compared(steps), theme)
@@ -92,7 +99,12 @@ def _accuracy(run: RunData, theme: Theme) -> Figure:
     step, mean, std = (np.array([record[name] for record in run.evaluations]) for name in ("step", "accuracy_mean", "accuracy_std"))
     networks = [np.array(record.get("accuracies", []), dtype=float) for record in run.evaluations]
     random = (run.random["accuracy_mean"], run.random["accuracy_std"]) if run.random else None
-    return figures.accuracy(step, mean, std, networks, random, theme)
+    return figures.accuracy(step, mean, std, networks, random, theme, _borders(run))
+
+
+def _borders(run: RunData) -> list[int]:
+    """The first steps of the stages after the first."""
+    return [first_step(run.config, stage) for stage in range(2, run.config.stages.count + 1)]
 
 
 def _pairs(steps: Steps) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,6 +136,10 @@ def _page(run: RunData, drawn: dict[str, Picture]) -> str:
         caution=tables.caution(run),
         gallery=gallery(run.artifact) if run.artifact is not None else None,
         pictures=drawn,
+        stage_rows=stages.table(run) if run.config.stages.count > 1 else [],
+        stage_settings=stages.settings(run),
+        stages_caption=stages.caption(run),
+        stage_blocks=stages.blocks(run.artifact) if run.artifact is not None and run.config.stages.count > 1 else [],
         compared=compared(run.steps),
         time_rows=tables.time_rows(run)[2] if "seconds" in drawn else [],
         settings=tables.settings(run),

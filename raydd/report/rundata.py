@@ -11,6 +11,7 @@ from raydd.artifact import Artifact
 from raydd.config import Config, Execution
 from raydd.errors import CheckpointError
 from raydd.files import read_json, read_lines
+from raydd.report.full_data import FullData, full_data
 from raydd.runfolder import RunFolder
 
 PARTS = ("score", "prepare", "update", "train", "transfer", "total")
@@ -45,7 +46,8 @@ class RunData:
     """Everything that a report shows.
 
     `objective` names the method, or the rule by which `raydd select` chose the images. `evaluations` holds the last record of each
-    step, in order of steps; `random` that of random real images; `problems` says what could not be read.
+    step, in order of steps; `random` that of random real images; `problems` says what could not be read. Of runs with several stages,
+    `curriculum` is what each uses of the real images and `full` what experts on all of these came to, where there are such.
     """
 
     path: Path
@@ -60,6 +62,8 @@ class RunData:
     result: dict[str, Any] | None
     artifact: Artifact | None
     problems: list[str]
+    curriculum: dict[str, Any] | None
+    full: FullData | None
 
 
 def read_run(path: Path | str) -> RunData:
@@ -71,7 +75,8 @@ def read_run(path: Path | str) -> RunData:
     # A resumed run may evaluate a step again; the later record counts.
     synthetic = {record["step"]: record for record in evaluations if record.get("kind", "synthetic") == "synthetic"}
     random = [record for record in evaluations if record.get("kind") == "random"]
-    environment = run.path / "environment.json"
+    environment, curriculum = run.path / "environment.json", run.path / "curriculum.json"
+    found, staged = _artifact(run, problems), config.stages.count > 1
     return RunData(
         path=run.path,
         objective=read_json(selected)["method"] if (selected := run.path / "selected.json").exists() else config.method,
@@ -83,8 +88,10 @@ def read_run(path: Path | str) -> RunData:
         random=random[-1] if random else None,
         faults=read_lines(run.faults),
         result=read_json(run.result) if run.result.exists() else None,
-        artifact=_artifact(run, problems),
+        artifact=found,
         problems=problems,
+        curriculum=read_json(curriculum) if staged and curriculum.exists() else None,
+        full=full_data(config, execution, found) if staged and found is not None else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydd.config import Config, Execution, flatten, to_dict
+from raydd.progressive import total_steps
 from raydd.report.rundata import RunData
 
 
@@ -33,9 +34,11 @@ class Setting:
 def status(run: RunData) -> str:
     """One phrase: finished, or how far the run is."""
     done = int(run.steps.step[-1]) + 1 if len(run.steps) else 0
-    if run.result is not None and run.result["steps"] >= run.config.steps:
-        return f"finished after {run.result['steps']:,} steps"
-    return f"not finished: {done:,} of {run.config.steps:,} steps done"
+    total, stages = total_steps(run.config), run.config.stages.count
+    within = f" in {stages} stages" if stages > 1 else ""
+    if run.result is not None and run.result["steps"] >= total:
+        return f"finished after {run.result['steps']:,} steps{within}"
+    return f"not finished: {done:,} of {total:,} steps{within} done"
 
 
 def headline(run: RunData) -> list[Card]:

@@ -51,6 +51,27 @@ def test_accuracy_shows_mean_networks_and_random_images():
     assert any(np.allclose([band.y0, band.y1], [0.3, 0.65]) for band in bands)  # 0.4 - 0.1 to 0.6 + 0.05
 
 
+def test_borders_of_stages_are_drawn_where_there_is_something_to_part():
+    step = np.arange(30)
+    left, right = figures.loss(step, np.ones(30), np.ones(30), borders=[10, 20]).axes
+    for axes in (left, right):
+        assert [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"] == [10, 20]
+    means = np.array([0.4, 0.6])
+    axes = figures.accuracy(np.array([15, 30]), means, means / 10, [means, means], borders=[10, 20]).axes[0]
+    assert [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"] == [20]
+
+
+def test_stages_show_both_kinds_with_error_bars_and_all_data_as_a_line():
+    ipc, std = np.array([2, 4]), np.array([0.01, 0.02])
+    axes = figures.stages((ipc, np.array([0.6, 0.7]), std), (ipc, np.array([0.3, 0.4]), std), (0.9, "experts")).axes[0]
+    bars = {bars.get_label(): bars for bars in axes.containers}
+    assert bars["synthetic images"].lines[0].get_xydata().tolist() == [[2, 0.6], [4, 0.7]]
+    assert bars["random real images"].lines[0].get_ydata().tolist() == [0.3, 0.4]
+    low, high = (line.get_ydata() for line in bars["synthetic images"].lines[1])
+    assert np.allclose(low, [0.59, 0.68]) and np.allclose(high, [0.61, 0.72])
+    assert (lines(axes)["experts"][:, 1] == 0.9).all()
+
+
 def test_choices_count_candidates_and_winners():
     expert, epoch = np.array([0, 1, 1, 2]), np.array([3, 0, 3, 3])
     chosen = np.array([True, False, True, False])
@@ -106,6 +127,7 @@ def test_empty_arrays_and_single_points_draw_without_warnings(theme):
         figures.loss(one, one, one, theme),
         figures.accuracy(NONE, NONE, NONE, [], None, theme),
         figures.accuracy(one, one, one, [NONE], (0.1, 0.0), theme),
+        figures.stages((one, one, one), None, None, theme),
         figures.choices(NO_INTEGERS, NO_INTEGERS, NO_INTEGERS.astype(bool), 3, 2, True, theme),
         figures.choice_map(NO_INTEGERS, NO_INTEGERS, NO_INTEGERS.astype(bool), 3, 2, True, theme),
         figures.choice_map(place, place, won, 1, 1, False, theme),
