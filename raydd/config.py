@@ -335,12 +335,13 @@ def _choices(config: Config) -> list[str]:
         value = getattr(config.selection, name)
         if value is not None and not -1 <= value <= 1:
             problems.append(f"--selection.{name}={value} must be between -1 (low loss likelier) and 1 (high loss likelier).")
-    unknown = [op for op in config.augment.strategy.split("_") if op not in DSA_OPERATIONS]
-    if config.augment.strategy != "none" and unknown:
-        problems.append(
-            f"--augment.strategy={config.augment.strategy}: unknown operation {unknown[0]!r}; "
-            f"join any of {', '.join(DSA_OPERATIONS)} with '_', or use none."
-        )
+    strategies = {"augment.strategy": config.augment, "idc.match_strategy": config.idc, "idc.net_strategy": config.idc}
+    for name, section in strategies.items():
+        value = getattr(section, name.split(".")[1])
+        unknown = [operation for operation in value.split("_") if operation not in DSA_OPERATIONS]
+        if value != "none" and unknown:
+            known = ", ".join(DSA_OPERATIONS)
+            problems.append(f"--{name}={value}: unknown operation {unknown[0]!r}; join any of {known} with '_', or use none.")
     return problems
 
 

@@ -18,7 +18,7 @@ from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
 from raydd.files import read_json
-from raydd.methods.base import check
+from raydd.methods.base import DataFacts, check, method
 from raydd.models import build, named
 from raydd.plan import Plan
 from raydd.plan_networks import NetworkPlan
@@ -207,6 +207,10 @@ def predict(config: Config, execution: Execution | None = None) -> Plan | Networ
     if info is None:
         setup = prepare(config, execution)
         return planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels))
+    counts = (info.train_images // info.classes,) * info.classes
+    problems = method(config.method).problems(config, DataFacts(tuple(map(str, range(info.classes))), counts, info.shape))
+    if problems:
+        raise ConfigError(problems)
     devices.prepare(execution.threads, execution.deterministic, config.tf32)
     return planning.predicted(config, execution, build(config.model, info.shape, info.classes), info.train_images)
 

@@ -257,3 +257,10 @@ def test_every_setting_is_documented_where_its_name_does_not_say_it() -> None:
     """The help of the command line is made from these texts."""
     for kind in (Config, Execution, *(type(part) for part in vars(Config()).values() if dataclasses.is_dataclass(part))):
         assert kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+@pytest.mark.parametrize("name", ["augment.strategy", "idc.match_strategy", "idc.net_strategy"])
+def test_operations_that_do_not_exist_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{name}=color_spin: unknown operation 'spin'; join any of color, crop"):
+        check(override(Config(), {name: "color_spin"}))
+    check(override(Config(), {name: "none"}))

@@ -41,7 +41,7 @@ class DistributionMatching:
         drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
         real = self._real(candidate, draws, drawn)
         seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
-        means = features.mean_features(self._resources.model.embed, candidate.network.theta, seen, self._chunk(seen.shape[1]))
+        means = features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunk(seen.shape[1]))
         losses, _ = features.feature_distance("mse", real, means)
         return Score(losses.mean().item(), time.perf_counter() - started, real.square().sum(1).mean().item())
 
@@ -51,8 +51,8 @@ class DistributionMatching:
         drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
         real = self._real(candidate, draws, drawn)
         free, seen, whole = seen_apart(synthetic, self._classes, drawn)
-        embed, theta = self._resources.model.embed, candidate.network.theta
-        losses, towards = features.match_features(embed, theta, real, whole, "mse", self._chunk(whole.shape[1]), synthetic.frozen)
+        model, theta = self._resources.model, candidate.network.theta
+        losses, towards = features.match_features(model, theta, real, whole, "mse", self._chunk(whole.shape[1]), synthetic.frozen)
         (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
@@ -72,7 +72,7 @@ class DistributionMatching:
         real, count = self._resources.real, self._settings.batch_real
         rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
         seen = apply_classes(real.images(rows), drawn)
-        return features.mean_features(self._resources.model.embed, candidate.network.theta, seen, self._chunk(count))
+        return features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunk(count))
 
     def _chunk(self, images: int) -> int | None:
         """Batch statistics are those of all classes in one pass, so with them nothing is cut."""

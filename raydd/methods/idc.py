@@ -16,10 +16,13 @@ from raydd.augment import diffaug
 from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.decode import Decoding, decode, sources
-from raydd.matching import distances, features, gradients
+from raydd.matching import both, distances, features, gradients
+from raydd.matching.both import Targets
+from raydd.matching.distances import Distance, idc_distance
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
 from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, parted, purpose
 from raydd.methods.real_training import RealTraining
+from raydd.models import build
 from raydd.rng import stream
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
@@ -40,7 +43,7 @@ class IDC:
         self._config, self._settings, self._resources = config, config.idc, resources
         self._representatives, self._features = representatives, features
         settings, model = config.idc, resources.model
-        self._distance = distances.idc_distance(model.layout, settings.metric, settings.bias, settings.fc)
+        self._distance = idc_distance(model.layout, settings.metric, settings.bias, settings.fc)
         self._labels = torch.arange(model.classes, device=resources.device)
         self._decoding = decoding(config)
         self._training = RealTraining(model, resources.real, settings, config.seed)
@@ -55,13 +58,17 @@ class IDC:
         model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
         images = by_class(synthetic.images, len(self._labels))
         seen = torch.cat(self._seen(images, synthetic.frozen, candidate, draws), 1)
-        losses, size = torch.zeros(len(self._labels), device=theta.device), torch.zeros((), device=theta.device)
-        if self._grads:
+        if self._grads and self._feats:
+            losses = both.scores(model, theta, Targets(**target), seen, *self._how(seen))
+        elif self._grads:
             losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, self._chunk(seen))
+        else:
+            means = features.mean_features(model, theta, seen, self._chunk(seen))
+            losses = self._weight * features.feature_distance(self._feature_metric, target["features"], means)[0]
+        size = torch.zeros((), device=theta.device)
+        if self._grads:
             size = distances.squared_norms(self._distance, target["gradients"]).mean()
         if self._feats:
-            means = features.mean_features(model.embed, theta, seen, self._chunk(seen))
-            losses = losses + self._weight * features.feature_distance(self._feature_metric, target["features"], means)[0]
             size = size + self._weight * target["features"].square().sum(1).mean()
         return Score(losses.mean().item(), time.perf_counter() - started, size.item())
 
@@ -73,14 +80,14 @@ class IDC:
         with torch.enable_grad():
             still, seen = self._seen(torch.cat([fixed, free], 1), synthetic.frozen, candidate, draws)
         whole, held = torch.cat([still, seen.detach()], 1), still.shape[1]
-        losses, towards = torch.zeros(len(self._labels), device=theta.device), torch.zeros_like(seen)
-        if self._grads:
+        if self._grads and self._feats:
+            losses, towards = both.match(model, theta, Targets(**target), whole, *self._how(whole), held)
+        elif self._grads:
             place = (target["gradients"], whole, self._labels, self._distance, self._chunk(whole))
             losses, towards = gradients.match(model, theta, *place, held)
-        if self._feats:
+        else:
             place = (target["features"], whole, self._feature_metric, self._chunk(whole))
-            found = features.match_features(model.embed, theta, *place, held)
-            losses, towards = losses + self._weight * found[0], towards + self._weight * found[1]
+            losses, towards = (self._weight * part for part in features.match_features(model, theta, *place, held))
         (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
@@ -97,12 +104,16 @@ class IDC:
         if key is not None and tuple(key.tolist()) == (*draws.key, candidate.index):
             kept = {name: network.memory.get(f"target.{name}") for name in ("gradients", "features")}
             return {name: value.to(self._resources.device) for name, value in kept.items() if value is not None}
-        real, found = self._real(candidate, draws), {}
+        real = self._real(candidate, draws)
+        if self._grads and self._feats:
+            return vars(both.targets(model, network.theta, real, self._labels, self._chunk(real)))
         if self._grads:
-            found["gradients"] = gradients.class_gradients(model, network.theta, real, self._labels, self._chunk(real))
-        if self._feats:
-            found["features"] = features.mean_features(model.embed, network.theta, real, self._chunk(real))
-        return found
+            return {"gradients": gradients.class_gradients(model, network.theta, real, self._labels, self._chunk(real))}
+        return {"features": features.mean_features(model, network.theta, real, self._chunk(real))}
+
+    def _how(self, images: Tensor) -> tuple[Tensor, Distance, str, float, int]:
+        """What gradients and features together are matched by."""
+        return self._labels, self._distance, self._feature_metric, self._weight, self._chunk(images)
 
     # Networks
 
@@ -235,6 +246,14 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
         return found
     if idc.factor > facts.shape[-1]:
         found.append(f"--idc.factor={idc.factor} is more than the {facts.shape[-1]} pixels of a side.")
+    if (
+        idc.match == "grad"
+        and not idc_distance(build(config.model, facts.shape, len(facts.classes)).layout, idc.metric, idc.bias, idc.fc).parts
+    ):
+        found.append(
+            f"--model.name={config.model.name}: {config.method} matches the gradients of convolutions, and this network has none. Match "
+            "its other weights with --idc.fc, or features with --idc.match feat, or use another network."
+        )
     return found + batch_problems("idc.batch_real", idc.batch_real, facts)
 
 

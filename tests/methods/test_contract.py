@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raydd.data import RealData
+from raydd.matching import both, features, gradients
+from raydd.matching.by_hand import bound
 from raydd.methods import method_names
 from raydd.models import FlatModel
 from tests.methods.contract import CHECKS, CLASSES, FROZEN, Case, case, frozen_rows_are_left_out, real_data
@@ -198,3 +201,20 @@ def test_real_and_synthetic_images_of_a_class_are_augmented_alike(name: str) -> 
         # CAFE's cross-entropy is not zero for equal sets.
         assert loss < (1e-3 if name == "dsa" else 1e-12) or name == "cafe"
         assert loss < other
+
+
+@pytest.mark.parametrize("name", ["dc", "dsa", "dm", "idc", "dream", "dreamplus"])
+def test_derivatives_written_by_hand_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the ConvNet has them no pass over the network is left to automatic differentiation."""
+    taken = []
+
+    def spy(function: Any, *place: Any) -> Any:
+        taken.append(bound(function, *place))
+        return taken[-1]
+
+    for module in (gradients, features, both):
+        monkeypatch.setattr(module, "bound", spy)
+    found = case(name)
+    found.fresh().score(found.synthetic, found.candidates[0], found.draws)
+    found.fresh().update(found.synthetic, found.candidates[0], found.draws)
+    assert len(taken) >= 4 and None not in taken

@@ -36,6 +36,15 @@ def test_the_image_rate_goes_with_the_area() -> None:
     assert method("dream").optimiser(Config(ipc=10), 64, 0).lr_images == pytest.approx(4 * 5e-3)
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_network_without_convolutions_is_refused_unless_something_else_is_matched(name: str) -> None:
+    facts = DataFacts(("a", "b"), (500, 500), (1, 8, 8))
+    found = method(name).problems(settings(name, model__name="mlp"), facts)
+    assert any("matches the gradients of convolutions, and this network has none" in problem for problem in found)
+    for changes in ({"idc__fc": True}, {"idc__match": "feat"}):
+        assert not method(name).problems(settings(name, model__name="mlp", **changes), facts)
+
+
 # The synthetic batch
 
 
