@@ -27,7 +27,7 @@ def test_there_are_commands() -> None:
 def test_the_command_is_understood(arguments: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     command, rest = arguments[0], arguments[1:]
     assert command in command_line._COMMANDS
-    if command in ("plan", "experts", "distill") and "--resume" not in rest:
+    if command in ("plan", "experts", "distill") and not {"--resume", "--extend"} & set(rest):
         settings = command_line._settings(command, rest)
         check(settings.config, settings.execution)
 
