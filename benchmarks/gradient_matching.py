@@ -1,7 +1,7 @@
 """Matching the gradients of all classes against the plain loop of double backward: time, and how near the answers are.
 
     python benchmarks/gradient_matching.py                                # CIFAR shapes, one and two threads; best on an idle machine
-    python benchmarks/gradient_matching.py --cases idc:10:1 --repeats 2 --threads 1 --output /tmp/matching.json
+    python benchmarks/gradient_matching.py --cases idc:10:1 --repeats 2 --threads 1 --output matching.json
 
 A case is `form:classes:ipc`. Form idc matches 64 real with min(4 ipc, 128) decoded images of each class by squared differences of
 convolution gradients; form dc matches 256 real with ipc images by cosines of rows. Images are 32 x 32 in colour, the network is the
