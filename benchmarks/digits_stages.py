@@ -1,0 +1,392 @@
+"""What stages, transition, conditioning, the curriculum and continual learning bring on digits: the tables of PDD made small.
+
+    python benchmarks/digits_stages.py --work runs/digits_stages
+
+One process, no Ray. One run of three stages serves P = 1, 2 and 3: the result after each stage is a file, and every file is evaluated.
+All runs take equally many steps in all. Runs and evaluations that are there are kept when the script is started again, and one seed of
+everything comes first, so that a table can be made early. Writes digits_stages.json, .table.md and .png to --results.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from digits_stages_tables import PAPER, WORDS, draw, markdown, of_paper, phased, spread
+
+import raydd
+from raydd import artifact
+from raydd.config import Config, from_dict
+from raydd.continual_result import summary
+from raydd.data import Resident
+from raydd.environment import environment
+from raydd.evaluate import TrainingSet, evaluate
+from raydd.files import append_line, read_lines
+from raydd.setup import Evaluator, prepare, random_job, synthetic_job
+from raydd.stage_files import stage_path
+
+RESULTS = Path(__file__).parent / "results"
+MODES = ("progressive", "union", "sequential")
+TABLES = ("ablation", "split", "curriculum", "continual", "long")
+BASES = {"mtt": "MTT", "idc": "IDC"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pdd": {},
+    "no_transition": {"stages.transition": False},
+    "no_conditioning": {"stages.conditioning": False},
+    "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True, "curriculum.epochs": 30},
+}
+PROTOCOLS = ("scratch", "sequential", "sequential+kd")
+SHARED: dict[str, Any] = {"evaluation.at_end": False, "evaluation.epochs": None, "evaluation.samples": 1}
+LONG = 4
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run: `stages` of `ipc` images per class each."""
+
+    base: str
+    stages: int
+    ipc: int
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its folder below --work."""
+        return f"{self.base}-{self.stages}x{self.ipc}-{self.variant}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The options, and where things lie."""
+
+    options: argparse.Namespace
+
+    @property
+    def work(self) -> Path:
+        """Folder of the runs."""
+        return Path(self.options.work).resolve()
+
+    def execution(self, name: str) -> raydd.Execution:
+        """Of a run by its folder's name."""
+        return raydd.Execution(run=str(self.work / name), store=str(self.work / "experts"), workers=0)
+
+    def config(self, order: Order) -> Config:
+        """The settings of a run; its evaluations are made here, one by one."""
+        options = self.options
+        settings = {
+            **SHARED,
+            "ipc": order.ipc,
+            "steps": options.steps // order.stages,
+            "seed": order.seed,
+            "model.width": options.width,
+            "stages.count": order.stages,
+            "stages.transition_epochs": options.transition_epochs,
+            "stages.networks": 2 * options.experts,
+            "evaluation.nets": options.nets,
+            "evaluation.updates": options.updates,
+            **self._base(order.base),
+            **VARIANTS[order.variant],
+        }
+        return raydd.override(raydd.load_recipe(f"digits-{order.base}-ipc10").config, settings)
+
+    def _base(self, base: str) -> dict[str, Any]:
+        options = self.options
+        if base == "idc":
+            # The rate of the images is multiplied by ipc / 10. Networks get MTT's rate: 0.01 is not done after so few updates.
+            return {"idc.lr_img": options.idc_rate, "evaluation.lr": 0.05}
+        return {
+            "data.zca": options.zca,
+            "experts.count": options.experts,
+            "mtt.syn_steps": options.syn_steps,
+            "mtt.max_start_epoch": options.start_epochs,
+            "mtt.lr_img": options.mtt_rate,
+        }
+
+
+class NotMeasured(Exception):
+    """Raised with --only-write for what is not there."""
+
+
+def main() -> None:
+    bench = Bench(parse())
+    bench.work.mkdir(parents=True, exist_ok=True)
+    if not bench.options.only_write:
+        measure(bench)
+    write(bench)
+
+
+def measure(bench: Bench) -> None:
+    """Every run and evaluation that is not there yet."""
+    for order in orders(bench):
+        made(bench, order)
+        for what in wanted(order):
+            measured(bench, order, **what)
+    if "continual" in bench.options.tables:
+        for base, seed, stages, protocol in product(bench.options.bases, range(bench.options.seeds), (3, 1), PROTOCOLS):
+            continual(bench, base, stages, protocol, seed)
+    if "long" in bench.options.tables:
+        long_rows(bench)
+    ceiling(bench)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", default="runs/digits_stages", help="folder of the runs and experts")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--nets", type=int, default=5, help="networks for each evaluation")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=120, help="steps of all stages of a run together; 6 must divide it")
+    parser.add_argument("--experts", type=int, default=4, help="experts of MTT; the pool of IDC has twice as many start networks")
+    parser.add_argument("--syn-steps", type=int, default=15, help="inner steps of MTT")
+    parser.add_argument("--start-epochs", type=int, default=3, help="start epochs of MTT")
+    parser.add_argument("--mtt-rate", type=float, default=20.0, help="rate of MTT's images")
+    parser.add_argument("--zca", action=argparse.BooleanOptionalAction, default=True, help="whitening for MTT")
+    parser.add_argument("--idc-rate", type=float, default=0.05, help="rate of IDC's images at ten per class")
+    parser.add_argument("--transition-epochs", type=int, default=60)
+    parser.add_argument("--updates", type=int, default=150, help="optimiser updates of every evaluation network")
+    parser.add_argument("--phases", type=int, default=2, help="phases of continual learning")
+    parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=TABLES)
+    parser.add_argument("--bases", nargs="+", default=["idc", "mtt"], choices=BASES, help="base methods of all tables but the first")
+    parser.add_argument("--only-write", action="store_true", help="make the tables of what is there, and leave the other rows out")
+    parser.add_argument("--results", default=str(RESULTS), help="folder of the three result files")
+    return parser.parse_args()
+
+
+def orders(bench: Bench) -> list[Order]:
+    """The runs, those first that several tables share, and of each kind one seed after the other."""
+    options, found = bench.options, [Order(base, 3, 2, "pdd", seed) for seed in range(bench.options.seeds) for base in BASES]
+    for base in options.bases:
+        for seed in range(options.seeds):
+            if "ablation" in options.tables:
+                found += [Order(base, 3, 2, variant, seed) for variant in ("no_transition", "no_conditioning")]
+            if "split" in options.tables:
+                found += [Order(base, stages, 6 // stages, "pdd", seed) for stages in (1, 2, 6)]
+            if "curriculum" in options.tables:
+                found.append(Order(base, 3, 2, "curriculum", seed))
+    return found
+
+
+def wanted(order: Order) -> Iterator[dict[str, Any]]:
+    """The evaluations of a run: after which stage, how, and of what."""
+    shared = order.stages == 3 and order.variant == "pdd"
+    for stage in range(1, order.stages + 1) if order.stages == 3 else [order.stages]:
+        for mode in MODES if shared and stage > 1 else MODES[:1]:
+            yield {"stage": stage, "mode": mode}
+    if shared:
+        yield {"stage": order.stages, "mode": "progressive", "kind": "random"}
+
+
+def made(bench: Bench, order: Order) -> None:
+    """See a run through, unless it is finished."""
+    config, execution, folder = bench.config(order), bench.execution(order.name), bench.work / order.name
+    result = folder / "result.json"
+    if result.exists() and json.loads(result.read_text())["complete"]:
+        return
+    started = time.perf_counter()
+    if (folder / "config.json").exists():
+        raydd.resume(folder, config, execution)
+    else:
+        raydd.distill(config, execution)
+    print(f"{order.name}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def measured(bench: Bench, order: Order, stage: int, mode: str, kind: str = "synthetic", updates: int | None = None) -> dict[str, Any]:
+    """The accuracies of fresh networks on the images after a stage, from the file of measurements or anew."""
+    options, folder = bench.options, bench.work / order.name
+    settings = {"stages": mode, "nets": options.nets, "updates": updates or options.updates}
+    key = {"run": order.name, "stage": stage, "kind": kind, **settings}
+
+    def record() -> dict[str, Any]:
+        path = folder / "synthetic.safetensors" if stage == order.stages else stage_path(folder, stage)
+        found = artifact.read(path)
+        config = raydd.override(from_dict(Config, found.config), {f"evaluation.{name}": value for name, value in settings.items()})
+        setup = prepare(config, bench.execution(order.name))
+        if kind == "random":
+            job = random_job(setup, found.synthetic, found.step, found.stage_step_sizes)
+        else:
+            job = synthetic_job(config, found.synthetic, found.step, found.decode, found.stage_step_sizes)
+        return {**Evaluator(setup)(job), "rates": list(job.rates)}
+
+    return kept(bench, "evaluations.jsonl", key, record)
+
+
+def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int) -> dict[str, Any]:
+    """Continual learning with the images of PDD (three stages, with real images beside them) or of its base (one)."""
+    options = bench.options
+    order = Order(base, stages, 6 // stages, "pdd", seed)
+    phases = {"protocol": protocol, "phases": options.phases}
+    key = {"run": order.name, **phases, "nets": options.nets, "updates": options.updates}
+
+    def record() -> dict[str, Any]:
+        settings = raydd.ContinualConfig(**phases, baselines="random,herding" if stages > 1 else "")
+        execution = bench.execution(f"continual-{order.name}-{options.phases}")
+        found = raydd.continual_learning(bench.config(order), execution, settings, raydd.SelectConfig(epochs=20))
+        return {name: found[name] for name in ("sources", "images_per_class", "orders")}
+
+    return kept(bench, "continual.jsonl", key, record)
+
+
+def ceiling(bench: Bench) -> dict[str, Any]:
+    """The same networks trained on all real images: nothing distilled can be expected to come above."""
+    options = bench.options
+    key = {"nets": options.nets, "width": options.width, "epochs": 60}
+
+    def record() -> dict[str, Any]:
+        lengths = {"evaluation.updates": None, "evaluation.epochs": key["epochs"]}
+        config = raydd.override(bench.config(Order("mtt", 1, 6, "pdd", 0)), lengths)
+        setup = prepare(config, bench.execution("all"))
+        images = setup.transform.forward(torch.from_numpy(setup.dataset.train.images.copy()))
+        training = TrainingSet(images, torch.tensor(setup.dataset.train.labels), 0.05)
+        test = Resident.load(setup.dataset.test, setup.transform, setup.device)
+        found = evaluate(config, setup.model, [training], test, "cpu")
+        return {"accuracies": found.accuracies, "images": len(images), "epochs": found.epochs, "updates": found.updates}
+
+    return kept(bench, "ceiling.jsonl", key, record)
+
+
+def kept(bench: Bench, name: str, key: dict[str, Any], record: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The record of this key in a file below --work, made if it is not there."""
+    path = bench.work / name
+    for line in read_lines(path):
+        if line["key"] == key:
+            return line["record"]
+    if bench.options.only_write:
+        raise NotMeasured
+    started = time.perf_counter()
+    found = record()
+    print(f"{key}: {time.perf_counter() - started:.1f} s", flush=True)
+    append_line(path, {"key": key, "record": found})
+    return found
+
+
+def write(bench: Bench) -> None:
+    """The three result files."""
+    options, results = bench.options, Path(bench.options.results)
+    tables = {"stages": stages_rows(bench)}
+    makers = {"long": long_rows, "ablation": ablation_rows, "split": split_rows, "curriculum": curriculum_rows, "continual": continual_rows}
+    tables |= {name: make(bench) for name, make in makers.items() if name in options.tables}
+    tables = {name: [row for row in rows if row["n"]] for name, rows in tables.items()}
+    tables = {name: rows for name, rows in tables.items() if rows}
+    settings = {name: value for name, value in vars(options).items() if name not in ("work", "results")}
+    machine = {key: value for key, value in environment().items() if key not in ("command", "host")}
+    content = {"settings": settings, "environment": machine, "full_data": full_data(bench), "tables": tables}
+    singles = {name: read_lines(bench.work / name) for name in ("evaluations.jsonl", "continual.jsonl", "ceiling.jsonl")}
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "digits_stages.json").write_text(json.dumps({**content, "single": singles}, indent=1) + "\n")
+    text = "\n".join(markdown(name, rows) for name, rows in tables.items())
+    (results / "digits_stages.table.md").write_text(text)
+    draw(tables, content["full_data"]["mean"]).savefig(results / "digits_stages.png", dpi=120)
+    print(f"full data: {content['full_data']}\n\n{text}")
+
+
+def full_data(bench: Bench) -> dict[str, Any]:
+    """Accuracy of networks trained on all real images."""
+    found = present(iter([partial(ceiling, bench)]))
+    return spread(found[0]["accuracies"] if found else [])
+
+
+def pooled(bench: Bench, base: str, stages: int, variant: str, **what: Any) -> dict[str, Any]:
+    """Accuracies over all networks of all seeds of one kind of run; n is 0 where none is measured."""
+    orders = [Order(base, stages, 6 // stages, variant, seed) for seed in range(bench.options.seeds)]
+    found = [record["accuracies"] for record in present(partial(measured, bench, order, **what) for order in orders)]
+    over_seeds = spread([statistics.fmean(own) for own in found])["std"]
+    return {**spread([accuracy for own in found for accuracy in own]), "std_over_seeds": over_seeds}
+
+
+def present(records: Iterator[Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Those that are there; without --only-write all of them."""
+    found = []
+    for record in records:
+        with contextlib.suppress(NotMeasured):
+            found.append(record())
+    return found
+
+
+def stages_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 3: by stages and by what networks are trained on in turn; random real images as many as three stages have."""
+    rows = []
+    for base in BASES:
+        for stage in (1, 2, 3):
+            for mode in MODES if stage > 1 else MODES[:1]:
+                found = pooled(bench, base, 3, "pdd", stage=stage, mode=mode)
+                paper = PAPER["stages"][base, stage, mode]
+                rows.append({"base": BASES[base], "stages": stage, "training": mode if stage > 1 else "-", **found, "paper": paper})
+        found = pooled(bench, base, 3, "pdd", stage=3, mode="progressive", kind="random")
+        rows.append({"base": BASES[base], "stages": 3, "training": "random real images, progressive", **found, "paper": ""})
+    return rows
+
+
+def long_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 3 once more for three stages, with networks that train four times as long."""
+    rows = []
+    for base in BASES:
+        for mode in MODES:
+            found = pooled(bench, base, 3, "pdd", stage=3, mode=mode, updates=LONG * bench.options.updates)
+            rows.append({"base": BASES[base], "stages": 3, "training": mode, **found, "paper": PAPER["stages"][base, 3, mode]})
+    return rows
+
+
+def ablation_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 4: with and without transition and conditioning, trained progressively."""
+    rows = []
+    for base in bench.options.bases:
+        for variant in ("pdd", "no_transition", "no_conditioning"):
+            for stage in (2, 3):
+                found = pooled(bench, base, 3, variant, stage=stage, mode="progressive")
+                paper = of_paper(base, PAPER["ablation"][variant, stage])
+                rows.append({"base": BASES[base], "variant": WORDS[variant], "stages": stage, **found, "paper": paper})
+    return rows
+
+
+def split_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 5: six images per class in one to six stages."""
+    rows = []
+    for base in bench.options.bases:
+        for stages in (1, 2, 3, 6):
+            found = pooled(bench, base, stages, "pdd", stage=stages, mode="progressive")
+            paper = of_paper(base, PAPER["split"][stages])
+            rows.append({"base": BASES[base], "stages x images": f"{stages} x {6 // stages}", **found, "paper": paper})
+    return rows
+
+
+def curriculum_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 6: each stage distils all images, or a third of them by how often they are forgotten."""
+    rows = []
+    for base in bench.options.bases:
+        for variant in ("pdd", "curriculum"):
+            found = pooled(bench, base, 3, variant, stage=3, mode="progressive")
+            paper = of_paper(base, PAPER["curriculum"][variant])
+            words = {"pdd": "all images at every stage", "curriculum": "easy to hard, a third each"}[variant]
+            rows.append({"base": BASES[base], "real images": words, **found, "paper": paper})
+    return rows
+
+
+def continual_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Table 7: accuracy on all classes seen after each phase, and forgetting at the end."""
+    rows = []
+    for base, protocol in product(bench.options.bases, PROTOCOLS):
+        seeds = range(bench.options.seeds)
+        found = {stages: present(partial(continual, bench, base, stages, protocol, seed) for seed in seeds) for stages in (3, 1)}
+        kinds = {"pdd": (3, "distilled"), "base": (1, "distilled"), "herding": (3, "herding"), "random": (3, "random")}
+        names = {"pdd": f"PDD+{BASES[base]}", "base": BASES[base]}
+        for kind, (stages, source) in kinds.items():
+            if not found[stages]:
+                continue
+            matrices = [single["matrix"] for own in found[stages] for single in own["sources"][source]["single"]]
+            images = [order["test_images"] for own in found[stages] for order in own["orders"] for _ in range(bench.options.nets)]
+            row = {"base": BASES[base], "protocol": protocol, "kept": names.get(kind, kind), **phased(summary(matrices, images))}
+            rows.append({**row, "paper": of_paper(base, PAPER["continual"].get(kind, ""))})
+    return rows
+
+
+if __name__ == "__main__":
+    main()
