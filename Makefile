@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install demo test test-multinode lint format clean
+.PHONY: install demo test test-multinode test-slow lint format clean
 
 install: .venv/.installed
 
@@ -25,6 +25,10 @@ test: install
 # Several Ray nodes on this machine, with nodes killed: minutes, so apart from `make test`.
 test-multinode: install
 	$(BIN)/python -m pytest -m multinode
+
+# Whole sweeps, with their processes killed and taken up again: minutes, so apart from `make test`.
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .
