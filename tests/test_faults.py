@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from raydd.actors.jobs import Background
 from raydd.actors.options import WorkerOptions
 from raydd.actors.services import RayServices
 from raydd.config import Config
+from raydd.methods import method, method_names
 from raydd.methods.base import Method
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 from tests.runs import CONFIG, assert_equal_runs, but, execution, faults, go, with_networks
@@ -43,7 +46,7 @@ def undisturbed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Mortal:
-    """A method whose process is killed in the middle of one answer: the first that is asked for `part` of step `STEP`.
+    """A method whose process is killed in the middle of one answer: the first that is asked for `part` of `step`.
 
     The answer has been computed by then, and what the method keeps is lost with it.
     """
@@ -51,6 +54,7 @@ class Mortal:
     method: Method
     part: str
     flag: Path
+    step: int = STEP
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: Any) -> Score:
         answer = self.method.score(synthetic, candidate, draws)
@@ -79,7 +83,7 @@ class Mortal:
         return answer
 
     def _die(self, part: str, draws: Any) -> None:
-        if part == self.part and draws.key[1] == STEP:
+        if part == self.part and draws.key[1] == self.step:
             die_once(self.flag)
 
 
@@ -96,16 +100,17 @@ def die_once(flag: Path) -> None:
 class MortalServices:
     """Services whose workers, or whose evaluator, are killed once."""
 
-    services: RayServices
+    services: Any
     part: str
     flag: Path
+    step: int = STEP
 
     def __post_init__(self) -> None:
         self.flag.touch()
 
     def executor(self, factory: Callable[[], Method], independent: bool = False) -> RayExecutor:
-        part, flag = self.part, self.flag
-        return self.services.executor(lambda: Mortal(factory(), part, flag), independent)
+        part, flag, step = self.part, self.flag, self.step
+        return self.services.executor(lambda: Mortal(factory(), part, flag, step), independent)
 
     def background(self, make_worker: Callable[[], Callable[[Any], Any]]) -> Background:
         part, flag = self.part, self.flag
@@ -142,29 +147,36 @@ def test_a_worker_killed_in_mid_step(part: str, workers: int, undisturbed: Path,
 
 
 @dataclass
-class Kept:
-    """Services whose workers serve several runs of one configuration, so that they start once. One is killed at a part
-    of which there is a flag in `folder`."""
+class Several:
+    """The method of the run that the workers serve now: the factory in `file` says which, and whoever is asked first builds it."""
 
-    services: RayServices
-    folder: Path
-    made: RayExecutor | None = None
+    file: Path
+    packed: bytes = b""
+    made: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        packed = self.file.read_bytes()
+        if packed != self.packed:
+            self.packed, self.made = packed, ray.cloudpickle.loads(packed)()
+        return getattr(self.made, name)
+
+
+class Kept:
+    """Services whose workers serve runs of several methods, so that they start once."""
+
+    def __init__(self, workers: int, file: Path):
+        # Workers of all numbers live side by side, so they ask for no CPU of the cluster.
+        self._file, self._workers, self._services = file, workers, RayServices(workers, WorkerOptions(threads=0))
+        self.made = self._services.executor(lambda: Several(file))
 
     def executor(self, factory: Callable[[], Method], independent: bool = False) -> Any:
-        if self.made is None:
-            folder = self.folder
-
-            def mortal() -> Any:
-                made = factory()
-                for part in ("update", "advance", "target"):
-                    made = Mortal(made, part, folder / part)
-                return made
-
-            self.made = self.services.executor(mortal, independent)
+        self._file.write_bytes(ray.cloudpickle.dumps(factory))
+        # As a new executor would have it, but for the numbers of its parcels, which its workers must not meet again.
+        self.made._looks_ahead, self.made._ahead, self.made._next = independent and self._workers > 1, None, None
         return Lent(self.made)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.services, name)
+        return getattr(self._services, name)
 
 
 @dataclass(frozen=True)
@@ -180,32 +192,66 @@ class Lent:
         return getattr(self.executor, name)
 
 
-@pytest.mark.parametrize(
-    ("name", "workers", "parts"),
-    [
-        ("dc", 1, ()),
-        ("dc", 2, ("update", "advance")),
-        ("dreamplus", 2, ()),
-        ("dreamplus", 3, ("advance", "target")),
-    ],
-)
-def test_networks_on_workers_and_on_workers_that_are_killed(name: str, workers: int, parts: tuple[str, ...], tmp_path: Path) -> None:
-    """Inline, then on workers, then on the same with one killed at each of `parts`: the same to the bit."""
-    config = with_networks(name, steps=STEP + 2, dc__outer=3, idc__inner_steps=3)
-    go(tmp_path / "inline", tmp_path, config)
-    services = Kept(RayServices(workers, WorkerOptions()), tmp_path)
-    try:
-        go(tmp_path / "workers", tmp_path, config, services)
-        assert_equal_runs(tmp_path / "workers", tmp_path / "inline")
-        assert faults(tmp_path / "workers") == []
-        for part in parts:
-            (tmp_path / part).touch()
-            go(tmp_path / f"killed-{part}", tmp_path, config, services)
-            assert not (tmp_path / part).exists(), "nobody was killed"
-            assert_equal_runs(tmp_path / f"killed-{part}", tmp_path / "inline")
-            assert "death" in [fault["kind"] for fault in faults(tmp_path / f"killed-{part}")]
-    finally:
+NETWORK_METHODS = [name for name in method_names() if method(name).networks is not None]
+# Each method loses a worker once: how many there are, and what the worker was asked in the second of three steps.
+KILLS = {
+    "cafe": (3, "update"),
+    "dc": (2, "update"),
+    "dm": (1, "score"),
+    "dream": (3, "target"),
+    "dreamplus": (2, "advance"),
+    "dsa": (1, "advance"),
+    "idc": (3, "advance"),
+}
+
+
+def short(name: str) -> Config:
+    return with_networks(name, steps=3, dc__outer=3, idc__inner_steps=3)
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The run of a method without Ray."""
+
+    @cache
+    def made(name: str) -> Path:
+        path = tmp_path_factory.mktemp("inline") / name
+        go(path, path.parent, short(name))
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def crews(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Kept]]:
+    """One, two and three workers for all methods, started together."""
+    folder = tmp_path_factory.mktemp("crews")
+    with ThreadPoolExecutor() as threads:
+        made = dict(zip((1, 2, 3), threads.map(lambda workers: Kept(workers, folder / str(workers)), (1, 2, 3)), strict=True))
+    yield made
+    for services in made.values():
         services.made.close()
+
+
+@pytest.mark.parametrize("name", NETWORK_METHODS)
+def test_networks_on_workers(name: str, inline: Callable[[str], Path], crews: dict[int, Kept], tmp_path: Path) -> None:
+    """Every method inline and on one, two and three workers: the same to the bit."""
+    for workers, services in crews.items():
+        go(tmp_path / str(workers), tmp_path, short(name), services)
+        assert_equal_runs(tmp_path / str(workers), inline(name))
+        assert faults(tmp_path / str(workers)) == []
+
+
+@pytest.mark.parametrize("name", NETWORK_METHODS)
+def test_networks_on_workers_of_which_one_is_killed(
+    name: str, inline: Callable[[str], Path], crews: dict[int, Kept], tmp_path: Path
+) -> None:
+    workers, part = KILLS[name]
+    services = MortalServices(crews[workers], part, tmp_path / "flag", step=1)
+    go(tmp_path / "killed", tmp_path, short(name), services)
+    assert not services.flag.exists(), "nobody was killed"
+    assert_equal_runs(tmp_path / "killed", inline(name))
+    assert "death" in [fault["kind"] for fault in faults(tmp_path / "killed")]
 
 
 def test_an_evaluator_killed_at_work(store: Path, tmp_path: Path) -> None:
