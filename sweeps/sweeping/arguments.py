@@ -54,6 +54,10 @@ class Options:
         """The settings of a recipe with what --steps and --set change. Raises `ConfigError`."""
         return absolute(override(load_recipe(recipe).config, self.settings))
 
+    def steps(self, recipe: str) -> int:
+        """Steps (of each stage) that --steps or the recipe asks for."""
+        return self.base(recipe).steps
+
     def complete(self, arm: Arm) -> Arm:
         """The arm with its recipe, and with as many evaluations along its runs as asked for. Raises `ConfigError`."""
         recipe = arm.recipe or self.recipe
@@ -86,6 +90,9 @@ def main(question: Question, arguments: list[str] | None = None) -> int:
 
 
 def _run(question: Question, options: Options, arms: list[Arm]) -> int:
+    if (Path(options.folder) / "runs").exists() and not options.resume:
+        place = options.folder
+        raise ConfigError([f"{place} already holds a sweep. Carry on with it by --resume, or choose another --name or --storage."])
     from sweeping.tuning import sweep  # Ray starts slowly; refusals and --help need none
 
     return sweep(question, options, arms)
@@ -95,12 +102,12 @@ def parse(question: Question, arguments: list[str] | None = None) -> Options:
     """The options of a command line. Raises `ConfigError`; --help and unknown flags end the process as argparse does."""
     parser = _parser(question)
     given = parser.parse_args(arguments)
+    for name, value in question.smoke_options.items() if given.smoke_test else ():
+        setattr(given, name, value)
     settings, execution = _assigned(given)
     smoke = {**SMALL, **question.smoke} if given.smoke_test else {}
     if given.smoke_test:
-        for name, value in question.smoke_options.items():
-            setattr(given, name, value)
-        execution = replace(execution, checkpoint_every=2, workers=0 if execution.workers is None else execution.workers)
+        execution = replace(execution, checkpoint_every=2, workers=execution.workers or 0)
     known = {f.name for f in fields(Options)}
     steps = {"steps": given.steps} if given.steps is not None else {}
     scheduler = given.scheduler if given.scheduler is not None else ("asha" if question.space else "none")

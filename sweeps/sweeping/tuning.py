@@ -20,7 +20,7 @@ from raydd import plan as planner
 from raydd.actors.cluster import connect, describe, disconnect, preflight
 from raydd.actors.trial import TrialPlan, run_trial
 from raydd.config import override, to_dict
-from raydd.errors import ConfigError, ResourceError
+from raydd.errors import ResourceError
 from raydd.files import atomic_write_bytes
 from raydd.progressive import total_steps
 from raydd.rng import stream
@@ -47,8 +47,6 @@ def sweep(question: Question, options: Options, arms: list[Arm]) -> int:
     for name, value in _TUNE.items():
         os.environ.setdefault(name, value)
     folder = Path(options.folder)
-    if (folder / "runs").exists() and not options.resume:
-        raise ConfigError([f"{folder} already holds a sweep. Carry on with it by --resume, or choose another --name or --storage."])
     plan = trial_plan(question, options, arms)
     folder.mkdir(parents=True, exist_ok=True)
     arms = arms if question.space else drawn(arms, options.num_samples)
