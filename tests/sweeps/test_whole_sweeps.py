@@ -99,7 +99,7 @@ def test_smoke(script: str, tmp_path: Path) -> None:
     assert all(trial["curve"] and 0 <= trial["accuracy_mean"] <= 1 for trial in content["trials"])
     assert (tmp_path / script / "table.md").exists() and load_recipe(str(tmp_path / script / "best.toml"))
     assert list((tmp_path / script).rglob("events.out.tfevents.*"))
-    stores = [path for path in (tmp_path / "store").glob("*/expert_*.arrow")] if script != "table1" else [None]
+    stores = list((tmp_path / "store").glob("*/expert_*.arrow")) if script != "table1" else [None]
     assert stores
 
 
