@@ -18,7 +18,7 @@ FORMS = {
 
 def flags(parser: argparse.ArgumentParser) -> None:
     """What varies."""
-    parser.add_argument("--models", nargs="+", default=["alexnet", "vgg11", "resnet18"], help="networks beside the run's own")
+    parser.add_argument("--models", nargs="+", default=["alexnet", "vgg11-bn", "resnet18-bn"], help="networks beside the run's own")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["base", "dynadistill"], help="how candidates are chosen")
 
 

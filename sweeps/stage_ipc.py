@@ -37,7 +37,7 @@ QUESTION = Question(
     recipe="digits-pdd-mtt-ipc6",
     arms=arms,
     flags=flags,
-    smoke={"evaluation.updates": 4},
+    smoke={"evaluation.updates": 4, "evaluation.epochs": None},
     smoke_options={"total": 2, "stages": [1, 2]},
 )
 

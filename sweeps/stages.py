@@ -43,7 +43,7 @@ QUESTION = Question(
     recipe="digits-pdd-mtt-ipc6",
     arms=arms,
     flags=flags,
-    smoke={"evaluation.updates": 4},
+    smoke={"evaluation.updates": 4, "evaluation.epochs": None},
     smoke_options={"stages": [1, 2], "ipc": 1, "without": [], "one_stage": True},
 )
 

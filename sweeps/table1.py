@@ -58,7 +58,7 @@ QUESTION = Question(
     recipe="digits-mtt-ipc10",
     arms=arms,
     flags=flags,
-    smoke={"dm.batch_real": 8, "evaluation.updates": 4},
+    smoke={"dm.batch_real": 8},
     smoke_options={"methods": ["dm", "mtt"], "ipc": [10], "forms": ["base", "both"], "candidates": 2, "stages": 2},
 )
 

@@ -14,8 +14,8 @@ from typing import Any
 from raydd.config import Config, Execution, from_dict, override, to_dict
 from raydd.errors import ConfigError, RayddError
 from raydd.launch import absolute
-from raydd.methods.base import check
 from raydd.recipes import load_recipe
+from sweeping.checks import refuse
 from sweeping.question import SMALL, Arm, Question, refuse_equal_names
 
 DEFAULT_STORAGE = "runs/sweeps"
@@ -74,7 +74,7 @@ def main(question: Question, arguments: list[str] | None = None) -> int:
         options = parse(question, arguments)
         arms = question.arms(options)
         refuse_equal_names(arms)
-        arms = completed(options, arms)
+        arms = completed(options, arms, question.models(options))
         if not options.temporary:
             return _run(question, options, arms)
         with tempfile.TemporaryDirectory(prefix="raydd-smoke-") as place:
@@ -221,14 +221,14 @@ def _refuse(options: Options, question: Question) -> None:
         raise ConfigError(problems)
 
 
-def completed(options: Options, arms: list[Arm]) -> list[Arm]:
+def completed(options: Options, arms: list[Arm], models: tuple[str, ...] = ()) -> list[Arm]:
     """`Options.complete` of every arm. Raises `ConfigError` with every problem of every arm, before anything is started."""
     problems: dict[str, str] = {}
     complete = []
     for arm in arms:
         try:
             complete.append(options.complete(arm))
-            check(override(options.base(complete[-1].recipe), complete[-1].settings), options.execution)
+            refuse(override(options.base(complete[-1].recipe), complete[-1].settings), options.execution, models)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, arm.name)

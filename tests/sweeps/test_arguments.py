@@ -92,6 +92,19 @@ def test_every_problem_of_every_arm_is_told_once() -> None:
     assert refused.value.problems[0].startswith("a: --mtt.lr_img=-1") and refused.value.problems[1].startswith("b: --steps=-2")
 
 
+def test_evaluations_that_cannot_be_are_refused_before_anything_starts() -> None:
+    options = parse(QUESTION, ["--set", "evaluation.updates=4"])  # and the recipe's epochs
+    with pytest.raises(ConfigError, match="give one of the two"):
+        completed(options, two_arms(options))
+
+
+@pytest.mark.parametrize(("model", "words"), [("nothing", "nothing"), ("vgg11-d0x", "vgg11")])
+def test_networks_that_cannot_be_are_refused(model: str, words: str) -> None:
+    options = parse(QUESTION, [])
+    with pytest.raises(ConfigError, match=words):
+        completed(options, two_arms(options), (model,))
+
+
 def test_a_smoke_test_is_small_and_leaves_nothing() -> None:
     options = parse(QUESTION, ["--smoke-test", "--seeds", "5"])
     assert options.temporary and options.seeds == (0,) and options.settings["model.width"] == 8 and options.execution.workers == 0
