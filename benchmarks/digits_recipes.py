@@ -89,7 +89,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
-HEAD = """| recipe | steps | accuracy, % | random real, % | experts, s | distilling, s | in all, s | of a processor, s | load before, after |
+HEAD = """| recipe | steps | accuracy, % | random real, % | experts, s | distilling, s | in all, s | processor, s | load before, after |
 |---|---|---|---|---|---|---|---|---|"""
 
 
