@@ -57,7 +57,7 @@ class DCConfig:
     momentum: float = 0.5
     """Momentum of the images."""
     class_chunk: int | None = None
-    """Classes differentiated at once, which bounds memory and changes nothing but rounding. Default: as many as fit."""
+    """Classes in memory at once. Default: as many as a share of the memory takes; `raydd plan` shows it. Changes no bit."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class DMConfig:
     """Learning rate of the images; the reference takes 10 from ipc 100."""
     momentum: float = 0.5
     """Momentum of the images."""
+    class_chunk: int | None = None
+    """Classes that go through the network together. Default: as many as a fixed share of the memory takes; `raydd plan` shows it.
+    Changes rounding, but not where derivatives are written by hand. Not with batch normalisation."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ class CAFEConfig:
     """Most image updates with one network; the reference has no limit."""
     max_inner: int = 100
     """Most epochs between two image updates; the reference has no limit and can hang."""
+    class_chunk: int | None = None
+    """Classes that go through the network together. Default: as many as a fixed share of the memory takes; `raydd plan` shows it.
+    Changes rounding, but not where derivatives are written by hand. Not with batch normalisation."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ class IDCConfig:
     mix_probability: float = 0.5
     """Probability of CutMix in a batch of network training."""
     class_chunk: int | None = None
-    """Classes differentiated at once, which bounds memory and changes nothing but rounding. Default: as many as fit."""
+    """Classes in memory at once. Default: as many as a share of the memory takes; `raydd plan` shows it. Changes no bit."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +185,10 @@ class DREAMConfig:
 METHOD_AT_LEAST = {
     "mtt.syn_steps": 1, "mtt.expert_epochs": 1, "mtt.max_start_epoch": 1, "mtt.batch_syn": 1, "mtt.momentum": 0, "mtt.lr_lr": 0,
     "dc.outer": 1, "dc.inner": 0, "dc.batch_real": 1, "dc.batch_train": 1, "dc.momentum": 0, "dc.class_chunk": 1,
-    "dm.batch_real": 1, "dm.momentum": 0,
+    "dm.batch_real": 1, "dm.momentum": 0, "dm.class_chunk": 1,
     "cafe.iterations": 1, "cafe.batch_real": 1, "cafe.batch_train": 1, "cafe.momentum": 0, "cafe.early_weight": 0,
     "cafe.late_weight": 0, "cafe.discrimination_weight": 0, "cafe.window": 2, "cafe.outer_range": 0, "cafe.inner_range": 0,
-    "cafe.queries": 1, "cafe.max_outer": 1, "cafe.max_inner": 1,
+    "cafe.queries": 1, "cafe.max_outer": 1, "cafe.max_inner": 1, "cafe.class_chunk": 1,
     "idc.factor": 1, "idc.inner_steps": 1, "idc.batch_real": 1, "idc.batch_syn_max": 1, "idc.base_side": 1, "idc.momentum": 0,
     "idc.momentum_net": 0, "idc.weight_decay_net": 0, "idc.net_images": 1, "idc.batch_net": 1, "idc.early": 0,
     "idc.mix_probability": 0, "idc.class_chunk": 1,

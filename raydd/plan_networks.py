@@ -1,7 +1,8 @@
 """The prediction for methods whose networks train between updates: bytes of a worker, seconds of a step.
 
-Memory is an upper bound: what automatic differentiation keeps for one chunk of classes (`raydd.plan.kept_bytes`), the gradients of
-all classes, the real images and the networks. Seconds are those of the method itself on two classes of random images, scaled to all.
+Memory is what the path that really runs takes: a chunk of classes (`raydd.methods.chunks`, which the method asks too) at the peak of
+each (`raydd.matching.memory`), what is found of the real images of all classes, the images of a step, the real images and the
+networks. Seconds are those of the method itself on two classes of random images, scaled to all.
 """
 
 import math
@@ -15,21 +16,20 @@ import torch
 from raydd.config import Config, Execution
 from raydd.data import RealData, Resident, Transform
 from raydd.data.resident import FLOAT_BUDGET
-from raydd.decode import count
+from raydd.decode import count, sources
 from raydd.devices import resolve
 from raydd.errors import ResourceError
+from raydd.matching.memory import Matched
 from raydd.methods import method
 from raydd.methods.base import Resources, slot_count
-from raydd.methods.networks import class_chunk
+from raydd.methods.chunks import Chunks
 from raydd.models import FlatModel, build
 from raydd.plan import (
     MARGIN,
     PROCESS_BYTES,
-    TRANSIENT,
     Transition,
     available_bytes,
     gigabytes,
-    kept_bytes,
     matched_stages,
     step_text,
     worker_count,
@@ -38,6 +38,8 @@ from raydd.rng import stream
 from raydd.types import Candidate, SyntheticSet
 
 PROBE_CLASSES = 2
+REAL_COPIES, SYNTHETIC_COPIES = 4, 8
+"""Images that are held for each image of a step: taken, normalised and augmented, the synthetic ones decoded before, with a graph."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class NetworkPlan:
     section           of the settings that holds `batch_real` and `class_chunk`
     images            synthetic images that the last stage matches with
     real, synthetic   images of a class in a step, the second after decoding
-    chunk             classes that are differentiated together
-    graph             bytes that differentiating them holds, at most
-    gradients         bytes of the real gradients of all classes
+    chunk, each       classes in memory at once, in the pass that takes most, and the bytes of one of them
+    cuttable          whether a smaller chunk takes less
+    gradients         bytes of what is found of the real images of all classes: gradients, or features
+    batches           bytes of the images of a step, augmented
     resident          bytes of the real images
     slots             networks in the pool; each is sent with its momentum
     beside            whether networks train without a look at the synthetic set, beside an update
@@ -66,8 +69,10 @@ class NetworkPlan:
     synthetic: int
     classes: int
     chunk: int
-    graph: int
+    each: int
+    cuttable: bool
     gradients: int
+    batches: int
     resident: int
     slots: int
     candidates: int
@@ -85,9 +90,14 @@ class NetworkPlan:
         return self.workers if self.device == "cpu" else 1
 
     @property
+    def graph(self) -> int:
+        """Bytes that the classes of a chunk take at their peak."""
+        return int(MARGIN * self.chunk * self.each)
+
+    @property
     def worker_bytes(self) -> int:
         """Memory that one worker needs at its peak."""
-        return PROCESS_BYTES + self.resident + self.gradients + self.graph + 4 * self.parameters * 4
+        return PROCESS_BYTES + self.resident + self.gradients + self.batches + self.graph + 4 * self.parameters * 4
 
     @property
     def fits(self) -> bool:
@@ -111,11 +121,12 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
     real = getattr(settings, "batch_real", 0)
     stored = config.ipc * matched_stages(config)
     synthetic = min(count(entry.decoding(config), stored), getattr(settings, "batch_syn_max", math.inf))
-    given = getattr(settings, "class_chunk", None)
-    chunk = min(model.classes, class_chunk(given, synthetic, device))
-    fixed, each = kept_bytes(model)
-    # The real batch goes through without a second derivative, which keeps about half as much.
-    together = max(chunk * synthetic, class_chunk(given, max(real, 1), device) * real / 2)
+    frozen = frozen_images(config, synthetic)
+    matched, given = entry.matched(config), getattr(settings, "class_chunk", None)
+    # IDC's family keeps batch statistics of features class by class, as it does those of gradients.
+    chunks = Chunks(model, device, matched, given, apart=section == "idc", threads=execution.threads)
+    passes = [(chunks.of(*place), chunks.bytes(*place)) for place in ((real, 0, 0), (0, synthetic, frozen))]
+    chunk, each = max(passes, key=lambda one: one[0] * one[1])
     plan = NetworkPlan(
         device=device.type,
         section=section,
@@ -125,8 +136,10 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
         synthetic=synthetic,
         classes=model.classes,
         chunk=chunk,
-        graph=int(MARGIN * (1 + TRANSIENT) * (fixed * chunk + each * together)),
-        gradients=2 * model.classes * model.size * 4 if section in ("dc", "idc") else 0,
+        each=each,
+        cuttable=chunks.cuttable and hasattr(settings, "class_chunk"),
+        gradients=_found_bytes(model, matched, real),
+        batches=model.classes * (REAL_COPIES * real + SYNTHETIC_COPIES * synthetic) * math.prod(model.shape) * 4,
         resident=min(train_images * math.prod(model.shape) * 4, FLOAT_BUDGET),
         slots=slot_count(config, entry.networks),
         candidates=config.selection.candidates,
@@ -137,18 +150,34 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
     return replace(plan, **_timed(config, model, real, synthetic, device)) if timed else plan
 
 
+def frozen_images(config: Config, synthetic: int) -> int:
+    """Of the `synthetic` decoded images of a class in a step of the last stage, how many at least are held fixed."""
+    stages, decoding = matched_stages(config), method(config.method).decoding(config)
+    if stages == 1 or config.stages.frozen_lr_scale:
+        return 0
+    held = sources(decoding, config.ipc * stages) < config.ipc * (stages - 1)
+    return max(0, synthetic - int((~held).sum()))
+
+
+def _found_bytes(model: FlatModel, matched: Matched, real: int) -> int:
+    """What a step finds of the real images of all classes and compares: gradients (C, P), mean features (C, F), or CAFE's (C, n, F)."""
+    if matched == "gradients":
+        return 2 * model.classes * model.size * 4
+    numbers = model.embed(model.init(stream(0, 0, "plan")), torch.zeros(2, *model.shape)).shape[1]
+    return 2 * model.classes * numbers * 4 * (real if matched == "maps" else 1)
+
+
 def refuse_networks(plan: NetworkPlan) -> None:
     """Raise `ResourceError` with the numbers, and with settings that fit, when the workers exceed the free memory."""
     if plan.fits:
         return
     ways = []
-    smaller = replace(plan, chunk=1, graph=plan.graph // plan.chunk)
-    if plan.chunk > 1 and smaller.fits and plan.section in ("dc", "idc"):
+    if plan.chunk > 1 and plan.cuttable and replace(plan, chunk=1).fits:
         ways.append(f"--{plan.section}.class_chunk 1")
     fewer = [replace(plan, workers=workers) for workers in range(plan.workers - 1, 0, -1)]
     ways += [f"--workers {found.workers}" for found in fewer if found.fits][:1]
     raise ResourceError(
-        f"Each of {plan.workers} worker(s) needs about {gigabytes(plan.worker_bytes)} (graph {gigabytes(plan.graph)} for {plan.chunk} of "
+        f"Each of {plan.workers} worker(s) needs about {gigabytes(plan.worker_bytes)} ({gigabytes(plan.graph)} for {plan.chunk} of "
         f"{plan.classes} classes at once), but {plan.device} has {gigabytes(plan.available)} free for {plan.sharing}. "
         f"Use {' or '.join(ways) or 'a device with more memory'}."
     )
@@ -162,8 +191,9 @@ def network_rows(config: Config, plan: NetworkPlan) -> list[tuple[str, str]]:
         ("synthetic images", f"{plan.images}; {plan.synthetic} of a class in a step, beside {plan.real} real ones"),
         ("candidates, slots, workers", f"{plan.candidates}, {plan.slots}, {plan.workers}"),
         ("memory of a worker", gigabytes(plan.worker_bytes)),
-        ("  differentiated step", f"{gigabytes(plan.graph)} at most, {plan.chunk} of {plan.classes} classes at once"),
-        ("  real gradients", gigabytes(plan.gradients)),
+        ("  classes at once", f"{gigabytes(plan.graph)}: {plan.chunk} of {plan.classes}, each {gigabytes(plan.each)}"),
+        ("  images of a step", gigabytes(plan.batches)),
+        ("  what is matched", gigabytes(plan.gradients)),
         ("  real images", gigabytes(plan.resident)),
     ]
     if plan.step_seconds is not None:

@@ -23,7 +23,7 @@ images are those that the network sees, decoded and augmented; the caller pulls 
     cafe.score(the same without frozen) -> Terms
     cafe.layer_weights(depth) -> the reference's weights
 
-    memory.class_bytes(model, real, synthetic, frozen) -> peak bytes for each class in memory
+    memory.class_bytes(model, real, synthetic, frozen, matched="gradients" | "features" | "maps") -> peak bytes for each class in memory
 
 `layout` is `FlatModel.layout`; `network` is a `FlatModel`, which is fastest, or any function of (theta, images) that gives logits, or
 for `features` features. `chunk` bounds how many classes are in memory at once. The first `frozen` images of each class are held fixed:

@@ -34,19 +34,23 @@ def side_by_side(
 ) -> tuple[Tensor, ...]:
     """The tensors of work(0), ..., work(count - 1), stacked; on a CPU up to `most` of them at a time, on torch's threads.
 
-    `work` is called with gradients switched on or off as here. The first exception of any of them is raised.
+    Each is computed on as many threads however many go side by side, so `most` changes no bit. `work` is called with gradients
+    switched on or off as here. The first exception of any of them is raised.
     """
     threads, enabled = torch.get_num_threads(), torch.is_grad_enabled()
-    together = min(threads, count, most or count) if device.type == "cpu" else 1
-    if together < 2:
+    if device.type != "cpu" or not count:
         return _stack([work(place) for place in range(count)])
+    each, together = threads // min(threads, count), min(threads, count, most or count)
+    if together < 2:
+        with threads_each(each):
+            return _stack([work(place) for place in range(count)])
 
     def alone(place: int) -> tuple[Tensor, ...]:
         with torch.set_grad_enabled(enabled):
             return work(place)
 
     _keep_freed_memory()
-    with threads_each(threads // together), ThreadPoolExecutor(together) as pool:
+    with threads_each(each), ThreadPoolExecutor(together) as pool:
         return _stack(list(pool.map(alone, range(count))))
 
 

@@ -14,6 +14,7 @@ from raydd.config import Config, Execution, problems
 from raydd.data import RealData
 from raydd.decode import Decoding
 from raydd.errors import ConfigError
+from raydd.matching.memory import Matched
 from raydd.models import FlatModel
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
@@ -136,7 +137,7 @@ class MethodEntry:
     the step's candidates; `attempt` counts redraws of the same step.
     optimiser(config, side, outer) is what the driver steps with in lifetime `outer`; step_size(config) the start value of the step size.
     networks is None for a method over expert trajectories; start_epochs(config) then bounds a candidate's start epoch, exclusive.
-    decoding(config) tells how stored images become training images.
+    decoding(config) tells how stored images become training images; matched(config) what is matched, by which memory is predicted.
     rates(config) are the settings to lower when a run diverges, by flag.
     problems(config, facts) lists what is wrong with the settings, one sentence each; facts is None before the data is read.
     """
@@ -150,6 +151,7 @@ class MethodEntry:
     start_epochs: Callable[[Config], int] = lambda config: 1
     networks: NetworkRules | None = None
     decoding: Callable[[Config], Decoding] = lambda config: Decoding()
+    matched: Callable[[Config], Matched] = lambda config: "gradients"
     problems: Callable[[Config, DataFacts | None], list[str]] = lambda config, facts: []
 
 

@@ -15,12 +15,13 @@ from raydd.config import Config
 from raydd.matching import cafe
 from raydd.metagrad import derivatives_of
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
+from raydd.methods.chunks import Chunks
 from raydd.methods.networks import (
     EVALUATION_RATE,
     StepKey,
     batch_problems,
     by_class,
-    class_chunk,
+    chunk_problems,
     draw_key,
     fresh,
     image_optimiser,
@@ -44,6 +45,7 @@ class CAFE:
         self._derivatives = derivatives_of(resources.model)
         self._strategy = config.augment.strategy if config.cafe.dsa else "none"
         self._classes = resources.model.classes
+        self._chunks = Chunks(resources.model, resources.device, "maps", config.cafe.class_chunk)
         early, late = config.cafe.early_weight, config.cafe.late_weight
         # Maps of every block before its pooling, and of the last one behind it.
         self._weights = (*[early] * (config.model.depth - 1), late, late)
@@ -54,7 +56,7 @@ class CAFE:
         real, drawn = self._real(candidate, draws)
         seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
         place = (self._resources.model, candidate.network.theta, real, seen, self._weights, self._settings.discrimination_weight)
-        terms = cafe.score(*place, self._chunk(seen.shape[1]))
+        terms = cafe.score(*place, self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen))
         size = sum(mean.square().sum() for mean in real.means) / self._classes
         return Score(terms.loss.item() / self._classes, time.perf_counter() - started, float(size))
 
@@ -64,7 +66,8 @@ class CAFE:
         real, drawn = self._real(candidate, draws)
         free, seen, whole = seen_apart(synthetic, self._classes, drawn)
         place = (self._resources.model, candidate.network.theta, real, whole, self._weights, self._settings.discrimination_weight)
-        terms, towards = cafe.match(*place, self._chunk(whole.shape[1]), synthetic.frozen)
+        chunk = self._chunks.of(synthetic=whole.shape[1], frozen=synthetic.frozen)
+        terms, towards = cafe.match(*place, chunk, synthetic.frozen)
         (gradient,) = torch.autograd.grad(seen, free, towards / self._classes)
         return Update(terms.loss.item() / self._classes, gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
@@ -111,11 +114,7 @@ class CAFE:
         real, count = self._resources.real, self._settings.batch_real
         rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
         seen = apply_classes(real.images(rows), drawn)
-        return cafe.real_features(self._resources.model, candidate.network.theta, seen, self._chunk(count)), drawn
-
-    def _chunk(self, images: int) -> int | None:
-        """Batch statistics are those of all classes in one pass, so with them nothing is cut."""
-        return None if self._config.model.norm == "batch" else class_chunk(None, images, self._resources.device)
+        return cafe.real_features(self._resources.model, candidate.network.theta, seen, self._chunks.of(real=count)), drawn
 
 
 def _range(values: Tensor) -> Tensor:
@@ -135,6 +134,7 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
     )
     if facts is not None and len(facts.classes) < 2:
         found.append("cafe tells classes apart, and this data has one. Give data with two or more classes, or another --method.")
+    found += chunk_problems(config, config.cafe.class_chunk)
     found += batch_problems("cafe.batch_real", config.cafe.batch_real, facts)
     return found + batch_problems("cafe.queries", config.cafe.queries, facts)
 
@@ -148,6 +148,7 @@ register(
         step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"cafe.lr_img": config.cafe.lr_img},
         networks=NetworkRules(length=lambda config: config.cafe.max_outer, iterations=lambda config: config.cafe.iterations),
+        matched=lambda config: "maps",
         problems=_problems,
     )
 )

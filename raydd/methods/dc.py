@@ -14,12 +14,12 @@ from raydd.config import Config
 from raydd.matching import distances, gradients
 from raydd.metagrad import derivatives_of
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Resources, register
+from raydd.methods.chunks import Chunks
 from raydd.methods.networks import (
     EVALUATION_RATE,
     StepKey,
     batch_problems,
     by_class,
-    class_chunk,
     draw_key,
     fresh,
     image_optimiser,
@@ -50,6 +50,7 @@ class GradientMatching:
         self._strategy = config.augment.strategy if siamese else "none"
         self._distance = distances.dc_distance(resources.model.layout, self._settings.metric, self._settings.eps)
         self._labels = torch.arange(resources.model.classes, device=resources.device)
+        self._chunks = Chunks(resources.model, resources.device, "gradients", config.dc.class_chunk)
         self._kept: tuple[object, Tensor] | None = None
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
@@ -57,9 +58,8 @@ class GradientMatching:
         started = time.perf_counter()
         real = self._real(candidate, draws)
         seen = apply_classes(by_class(synthetic.images, len(self._labels)), self._siamese(candidate, draws))
-        losses = gradients.scores(
-            self._resources.model, candidate.network.theta, real, seen, self._labels, self._distance, self._chunk(seen.shape[1])
-        )
+        chunk = self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen)
+        losses = gradients.scores(self._resources.model, candidate.network.theta, real, seen, self._labels, self._distance, chunk)
         size = distances.squared_norms(self._distance, real).mean()
         return Score(losses.mean().item(), time.perf_counter() - started, size.item())
 
@@ -68,7 +68,8 @@ class GradientMatching:
         started = time.perf_counter()
         real = self._real(candidate, draws)
         free, seen, whole = seen_apart(synthetic, len(self._labels), self._siamese(candidate, draws))
-        place = (self._resources.model, candidate.network.theta, real, whole, self._labels, self._distance, self._chunk(whole.shape[1]))
+        chunk = self._chunks.of(synthetic=whole.shape[1], frozen=synthetic.frozen)
+        place = (self._resources.model, candidate.network.theta, real, whole, self._labels, self._distance, chunk)
         losses, towards = gradients.match(*place, synthetic.frozen)
         (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
@@ -96,15 +97,13 @@ class GradientMatching:
             real, count = self._resources.real, self._settings.batch_real
             rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
             seen = apply_classes(real.images(rows), self._siamese(candidate, draws))
-            found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels, self._chunk(count))
+            chunk = self._chunks.of(real=count)
+            found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels, chunk)
             self._kept = (place, found)
         return self._kept[1]
 
     def _siamese(self, candidate: Candidate, draws: StepKey) -> ClassDraw | None:
         return siamese(self._config, self._resources, self._strategy, candidate, draws)
-
-    def _chunk(self, images: int) -> int:
-        return class_chunk(self._settings.class_chunk, images, self._resources.device)
 
 
 def _problems(config: Config, facts: DataFacts | None) -> list[str]:

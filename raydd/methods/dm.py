@@ -11,13 +11,14 @@ from torch import Tensor
 from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.matching import features
-from raydd.methods.base import MethodEntry, NetworkRules, Resources, register
+from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Resources, register
+from raydd.methods.chunks import Chunks
 from raydd.methods.networks import (
     EVALUATION_RATE,
     StepKey,
     batch_problems,
     by_class,
-    class_chunk,
+    chunk_problems,
     draw_key,
     fresh,
     image_optimiser,
@@ -34,6 +35,7 @@ class DistributionMatching:
     def __init__(self, config: Config, resources: Resources):
         self._config, self._settings, self._resources = config, config.dm, resources
         self._classes = resources.model.classes
+        self._chunks = Chunks(resources.model, resources.device, "features", config.dm.class_chunk)
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
         """The matching loss, first order."""
@@ -41,7 +43,8 @@ class DistributionMatching:
         drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
         real = self._real(candidate, draws, drawn)
         seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
-        means = features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunk(seen.shape[1]))
+        chunk = self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen)
+        means = features.mean_features(self._resources.model, candidate.network.theta, seen, chunk)
         losses, _ = features.feature_distance("mse", real, means)
         return Score(losses.mean().item(), time.perf_counter() - started, real.square().sum(1).mean().item())
 
@@ -52,7 +55,8 @@ class DistributionMatching:
         real = self._real(candidate, draws, drawn)
         free, seen, whole = seen_apart(synthetic, self._classes, drawn)
         model, theta = self._resources.model, candidate.network.theta
-        losses, towards = features.match_features(model, theta, real, whole, "mse", self._chunk(whole.shape[1]), synthetic.frozen)
+        chunk = self._chunks.of(synthetic=whole.shape[1], frozen=synthetic.frozen)
+        losses, towards = features.match_features(model, theta, real, whole, "mse", chunk, synthetic.frozen)
         (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
@@ -72,11 +76,11 @@ class DistributionMatching:
         real, count = self._resources.real, self._settings.batch_real
         rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
         seen = apply_classes(real.images(rows), drawn)
-        return features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunk(count))
+        return features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunks.of(real=count))
 
-    def _chunk(self, images: int) -> int | None:
-        """Batch statistics are those of all classes in one pass, so with them nothing is cut."""
-        return None if self._config.model.norm == "batch" else class_chunk(None, images, self._resources.device)
+
+def _problems(config: Config, facts: DataFacts | None) -> list[str]:
+    return chunk_problems(config, config.dm.class_chunk) + batch_problems("dm.batch_real", config.dm.batch_real, facts)
 
 
 register(
@@ -88,6 +92,7 @@ register(
         step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"dm.lr_img": config.dm.lr_img},
         networks=NetworkRules(length=lambda config: 1),
-        problems=lambda config, facts: batch_problems("dm.batch_real", config.dm.batch_real, facts),
+        matched=lambda config: "features",
+        problems=_problems,
     )
 )

@@ -19,8 +19,10 @@ from raydd.decode import Decoding, decode, sources
 from raydd.matching import both, distances, features, gradients
 from raydd.matching.both import Targets
 from raydd.matching.distances import Distance, idc_distance
+from raydd.matching.memory import Matched
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
-from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, class_chunk, draw_key, fresh, parted, purpose
+from raydd.methods.chunks import Chunks, images_together
+from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, draw_key, fresh, parted, purpose
 from raydd.methods.real_training import RealTraining
 from raydd.models import build
 from raydd.rng import stream
@@ -30,6 +32,11 @@ from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 def decoding(config: Config) -> Decoding:
     """How stored images become training images."""
     return Decoding("pixels", config.idc.factor, config.idc.decode, config.idc.batch_syn_max)
+
+
+def matched(config: Config) -> Matched:
+    """What memory goes by: gradients, with or without features beside them, or features alone."""
+    return "gradients" if config.idc.match == "grad" else "features"
 
 
 class IDC:
@@ -49,6 +56,7 @@ class IDC:
         self._training = RealTraining(model, resources.real, settings, config.seed)
         self._grads, self._feats = settings.match == "grad", features or settings.match == "feat"
         self._weight = config.dream.alpha if self._grads else 1.0
+        self._chunks = Chunks(model, resources.device, matched(config), settings.class_chunk, apart=True)
 
     # What is matched
 
@@ -57,13 +65,15 @@ class IDC:
         started = time.perf_counter()
         model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
         images = by_class(synthetic.images, len(self._labels))
-        seen = torch.cat(self._seen(images, synthetic.frozen, candidate, draws), 1)
+        parts = self._seen(images, synthetic.frozen, candidate, draws)
+        seen = torch.cat(parts, 1)
+        chunk = self._chunks.of(synthetic=seen.shape[1], frozen=parts[0].shape[1])
         if self._grads and self._feats:
-            losses = both.scores(model, theta, Targets(**target), seen, *self._how(seen))
+            losses = both.scores(model, theta, Targets(**target), seen, *self._how, chunk)
         elif self._grads:
-            losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, self._chunk(seen))
+            losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, chunk)
         else:
-            means = features.mean_features(model, theta, seen, self._chunk(seen))
+            means = features.mean_features(model, theta, seen, chunk)
             losses = self._weight * features.feature_distance(self._feature_metric, target["features"], means)[0]
         size = torch.zeros((), device=theta.device)
         if self._grads:
@@ -80,13 +90,14 @@ class IDC:
         with torch.enable_grad():
             still, seen = self._seen(torch.cat([fixed, free], 1), synthetic.frozen, candidate, draws)
         whole, held = torch.cat([still, seen.detach()], 1), still.shape[1]
+        chunk = self._chunks.of(synthetic=whole.shape[1], frozen=held)
         if self._grads and self._feats:
-            losses, towards = both.match(model, theta, Targets(**target), whole, *self._how(whole), held)
+            losses, towards = both.match(model, theta, Targets(**target), whole, *self._how, chunk, held)
         elif self._grads:
-            place = (target["gradients"], whole, self._labels, self._distance, self._chunk(whole))
+            place = (target["gradients"], whole, self._labels, self._distance, chunk)
             losses, towards = gradients.match(model, theta, *place, held)
         else:
-            place = (target["features"], whole, self._feature_metric, self._chunk(whole))
+            place = (target["features"], whole, self._feature_metric, chunk)
             losses, towards = (self._weight * part for part in features.match_features(model, theta, *place, held))
         (gradient,) = torch.autograd.grad(seen, free, towards / len(losses))
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
@@ -105,15 +116,17 @@ class IDC:
             kept = {name: network.memory.get(f"target.{name}") for name in ("gradients", "features")}
             return {name: value.to(self._resources.device) for name, value in kept.items() if value is not None}
         real = self._real(candidate, draws)
+        chunk = self._chunks.of(real=real.shape[1])
         if self._grads and self._feats:
-            return vars(both.targets(model, network.theta, real, self._labels, self._chunk(real)))
+            return vars(both.targets(model, network.theta, real, self._labels, chunk))
         if self._grads:
-            return {"gradients": gradients.class_gradients(model, network.theta, real, self._labels, self._chunk(real))}
-        return {"features": features.mean_features(model, network.theta, real, self._chunk(real))}
+            return {"gradients": gradients.class_gradients(model, network.theta, real, self._labels, chunk)}
+        return {"features": features.mean_features(model, network.theta, real, chunk)}
 
-    def _how(self, images: Tensor) -> tuple[Tensor, Distance, str, float, int]:
+    @property
+    def _how(self) -> tuple[Tensor, Distance, str, float]:
         """What gradients and features together are matched by."""
-        return self._labels, self._distance, self._feature_metric, self._weight, self._chunk(images)
+        return self._labels, self._distance, self._feature_metric, self._weight
 
     # Networks
 
@@ -169,8 +182,8 @@ class IDC:
     def _embedded(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Features (n, F) of real images as pixels in [0, 1], neither normalised nor augmented, as the reference takes them."""
         real = self._resources.real
-        size = class_chunk(None, 1, self._resources.device)
-        parts = [self._resources.model.embed(theta, real.resident.transform.inverse(real.images(part))) for part in rows.split(size)]
+        split = rows.split(images_together(self._resources.device))
+        parts = [self._resources.model.embed(theta, real.resident.transform.inverse(real.images(part))) for part in split]
         return torch.cat(parts)
 
     # Batches
@@ -222,9 +235,6 @@ class IDC:
         drawn = diffaug.draw_classes(generator, self._settings.match_strategy, len(self._labels), side)
         return drawn and drawn.to(self._resources.device)
 
-    def _chunk(self, images: Tensor) -> int:
-        return class_chunk(self._settings.class_chunk, images.shape[1], self._resources.device)
-
 
 def _optimiser(config: Config, side: int, outer: int) -> Optimiser:
     idc = config.idc
@@ -274,6 +284,7 @@ for _name, _build in _BUILDS.items():
             rates=lambda config: {"idc.lr_img": config.idc.lr_img},
             networks=_RULES,
             decoding=decoding,
+            matched=matched,
             problems=_problems,
         )
     )

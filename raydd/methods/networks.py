@@ -17,10 +17,6 @@ from raydd.types import Candidate, Network, SyntheticSet
 EVALUATION_RATE = 0.01
 """The rate at which the papers of these methods train networks on the result; nothing learns it."""
 
-# Images that go through a network together on a CPU, and elsewhere: bounds memory, and on a CPU keeps to its cache.
-CHUNK_IMAGES = {"cpu": 512}
-OTHER_CHUNK_IMAGES = 16384
-
 
 @dataclass(frozen=True)
 class StepKey:
@@ -94,11 +90,6 @@ def seen_apart(synthetic: SyntheticSet, classes: int, drawn: ClassDraw | None) -
     return free, seen, torch.cat([apply_classes(fixed, drawn), seen.detach()], 1)
 
 
-def class_chunk(given: int | None, images: int, device: torch.device) -> int:
-    """Classes that go through together: as given, else as many as have CHUNK_IMAGES with `images` each."""
-    return given or max(1, CHUNK_IMAGES.get(device.type, OTHER_CHUNK_IMAGES) // images)
-
-
 def train_on_set(
     derivatives: Derivatives, network: Network, synthetic: SyntheticSet, lr: float, recipe: Recipe, seed: int, epoch: int
 ) -> Network:
@@ -115,6 +106,16 @@ def train_on_set(
 def image_optimiser(lr: float, momentum: float) -> Optimiser:
     """SGD on the images, where the base method steps on the sum over the classes."""
     return Optimiser(lr, momentum, class_sum=True)
+
+
+def chunk_problems(config: Config, chunk: int | None) -> list[str]:
+    """Refuses a class chunk where the statistics of all classes together belong to the method."""
+    if chunk is None or config.model.norm != "batch":
+        return []
+    return [
+        f"--{config.method}.class_chunk={chunk} with --model.norm batch: statistics are those of all classes in one pass. "
+        f"Leave --{config.method}.class_chunk out, or use --model.norm instance."
+    ]
 
 
 def batch_problems(flag: str, count: int, facts: DataFacts | None) -> list[str]:

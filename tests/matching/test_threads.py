@@ -29,6 +29,15 @@ def test_results_are_in_order_and_each_thread_computes_alone() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize("most", [None, 1, 2, 5])
+def test_how_many_go_side_by_side_does_not_decide_on_how_many_threads_each_goes(most: int | None) -> None:
+    """So that no bit depends on it."""
+    for threads, count, each in ((3, 5, 1), (6, 3, 2), (7, 2, 3), (4, 1, 4)):
+        torch.set_num_threads(threads)
+        found = side_by_side(lambda place: (torch.tensor(torch.get_num_threads()),), count, CPU, most)
+        assert found[0].tolist() == [each] * count and torch.get_num_threads() == threads
+
+
 def test_threads_left_over_are_shared_out() -> None:
     torch.set_num_threads(5)
     found = side_by_side(lambda place: (torch.tensor(torch.get_num_threads()),), 2, CPU)

@@ -9,7 +9,7 @@ import torch
 from raydd.config import Config, ModelConfig, SelectionConfig
 from raydd.distill import State, is_done
 from raydd.matching.cafe import layer_weights
-from raydd.methods import cafe, method, networks
+from raydd.methods import cafe, chunks, method, networks
 from raydd.methods.base import DataFacts
 from raydd.slots import Pool
 from raydd.training import Recipe
@@ -164,7 +164,7 @@ def test_weights_are_settings() -> None:
 def test_batch_statistics_are_those_of_all_classes_together(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without batch normalisation a chunk changes nothing, so it may be small."""
     found = case("cafe", torch.float64, model__norm=norm, cafe__dsa=False)
-    monkeypatch.setitem(networks.CHUNK_IMAGES, "cpu", 1)
+    monkeypatch.setitem(chunks.CHUNK_IMAGES, "cpu", 1)
     real, theta = found.resources.real, found.candidates[0].network.theta
     images = real.images(real.random_rows(5, 0, 0, "real-batch", 0))
     asked = (found.synthetic, found.candidates[0], found.draws)

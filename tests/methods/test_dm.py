@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raydd.config import Config, DMConfig
-from raydd.methods import method, networks
+from raydd.methods import chunks, method, networks
 from tests.methods.contract import CLASSES, case, same, walk
 
 
@@ -34,7 +34,7 @@ def test_real_and_synthetic_images_are_augmented() -> None:
 def test_batch_statistics_are_those_of_all_classes_together(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reference does it; without batch normalisation a chunk changes nothing, so it may be small."""
     found = case("dm", torch.float64, model__norm=norm, augment__strategy="none")
-    monkeypatch.setitem(networks.CHUNK_IMAGES, "cpu", 1)
+    monkeypatch.setitem(chunks.CHUNK_IMAGES, "cpu", 1)
     model, theta, real = found.resources.model, found.candidates[0].network.theta, found.resources.real
     batches = [real.images(real.random_rows(5, 0, 0, "real-batch", 0)).flatten(0, 1), found.synthetic.images]
     one, other = (model.embed(theta, batch).unflatten(0, (CLASSES, -1)).mean(1) for batch in batches)

@@ -76,13 +76,6 @@ def test_images_by_class() -> None:
     assert networks.by_class(images, 3).flatten(1).tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_classes_that_go_through_together() -> None:
-    cpu, other = torch.device("cpu"), torch.device("meta")
-    assert networks.class_chunk(3, 1, cpu) == 3
-    assert networks.class_chunk(None, 256, cpu) == 2 and networks.class_chunk(None, 10_000, cpu) == 1
-    assert networks.class_chunk(None, 256, other) == 64
-
-
 def test_training_on_the_set_is_an_epoch_of_sgd() -> None:
     """In shuffled batches, the short one too; the order is of the epoch that is named."""
     synthetic, network = stored_images(), networks.fresh(RESOURCES, Config(), 0)
