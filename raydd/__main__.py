@@ -27,7 +27,7 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd continual RECIPE [settings]        learn classes phase by phase from distilled sets
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
   raydd report RUN                         write report.html and the figures
-  raydd export RUN --to FORMAT OUT         png, parquet or mtt
+  raydd export RUN --to FORMAT OUT         png, parquet, mtt or dc
 
 `raydd COMMAND RECIPE --help` lists every setting with the recipe's values. Errors exit with code 2.
 """

@@ -1,4 +1,4 @@
-"""A result in the formats of others: PNG folder, Hugging Face Parquet, and the tensor files of the MTT programs.
+"""A result in the formats of others: PNG folder, Hugging Face Parquet, and the tensor files of the MTT and the DC programs.
 
 Each exporter is a function from a result to file contents by relative name; `export` writes them. A folder that an earlier
 export made is replaced, any other folder that holds something is refused.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,10 +45,10 @@ class Export:
 
 
 def export(run: Path | str, to: str, out: Path | str) -> Export:
-    """Export a run folder, or a result file, into the folder `out` as `to`: png, parquet or mtt.
+    """Export a run folder, or a result file, into the folder `out` as `to`: png, parquet, mtt or dc.
 
-    Raises `ConfigError` when `to` is unknown, `run` has no result, or `out` holds what no export made; `CheckpointError` when the
-    result file is damaged; `ResourceError` when a file cannot be written.
+    Raises `ConfigError` when `to` is unknown or cannot hold the images, `run` has no result, or `out` holds what no export made;
+    `CheckpointError` when the result file is damaged; `ResourceError` when a file cannot be written.
     """
     if to not in EXPORTERS:
         raise ConfigError([f"--to={to} is not a format; known: {', '.join(sorted(EXPORTERS))}."])
@@ -137,10 +138,65 @@ def _mtt_files(result: Artifact, stage: int, folder: str) -> Files:
     """The three files of the images up to a stage, with the step size that it learned."""
     images, labels = replace(result, synthetic=up_to(result.synthetic, stage)).training_images()
     tensors = {"images": images, "labels": labels, "syn_lr": torch.tensor(result.stage_step_sizes[stage - 1])}
-    return {f"{folder}{name}_best.pt": _torch_file(tensor) for name, tensor in tensors.items()}
+    return {f"{folder}{name}_best.pt": _torch_file(tensor.detach().cpu().clone()) for name, tensor in tensors.items()}
 
 
-EXPORTERS: dict[str, Callable[[Artifact], tuple[Files, tuple[str, ...]]]] = {"png": to_png, "parquet": to_parquet, "mtt": to_mtt}
+def to_dc(result: Artifact) -> tuple[Files, tuple[str, ...]]:
+    """`res_METHOD_DATASET_MODEL_Kipc.pt` as the programs of DC, DSA and DM write it and DC-Bench reads it.
+
+    A dictionary: `data`, a list of one pair [images (N, C, H, W), labels (N,)]; `accs_all_exps`, for the network an empty list, since
+    this file tells of no evaluation; and `mean` and `std` of the channels, which the programs do not read. What networks are to be
+    trained on, of all stages, normalised. K counts stored images. Raises `ConfigError` for whitened images, which the programs do
+    not know.
+    Source: DatasetCondensation main.py and main_DM.py (specs/dc_dsa_dm_cafe_selection_cl.md sections 1 and 12).
+    """
+    if result.rule == "zca":
+        raise ConfigError(["--to=dc: the images are whitened with ZCA, which the programs of DC do not know. Use --to mtt."])
+    images, labels = (tensor.detach().cpu().clone() for tensor in result.training_images())
+    settings, transform = result.config, result.pixel_transform()
+    data, network = DC_DATA.get(result.dataset, safe_names((result.dataset,))[0]), dc_network(settings["model"])
+    content = {
+        "data": [[images, labels]],
+        "accs_all_exps": {network: []},
+        "mean": transform.mean.tolist(),
+        "std": transform.std.tolist(),
+    }
+    ipc = len(result.synthetic.labels) // len(result.classes)
+    notes = [f"Images are normalised with mean {_numbers(transform.mean)} and standard deviation {_numbers(transform.std)}."]
+    if len(result.stage_step_sizes) > 1:
+        notes.append("These are the images of all stages at once (union); trained on in turn, as raydd evaluates them, they do better.")
+    return {f"res_{settings['method'].upper()}_{data}_{network}_{ipc}ipc.pt": _torch_file(content)}, tuple(notes)
+
+
+DC_DATA = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "svhn": "SVHN",
+    "mnist": "MNIST",
+    "fashionmnist": "FashionMNIST",
+    "tiny-imagenet": "TinyImageNet",
+}
+"""What the programs of DC call the data sets."""
+
+
+def dc_network(model: dict[str, Any]) -> str:
+    """The programs' name of a ConvNet: ConvNet is 3 blocks of width 128, D and W name another depth and width. Others keep their name."""
+    if model["name"] != "convnet":
+        return model["name"]
+    depth = f"D{model['depth']}" if model["depth"] != 3 else ""
+    return f"ConvNet{depth}" + (f"W{model['width']}" if model["width"] != 128 else "")
+
+
+def _numbers(values: torch.Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.tolist())
+
+
+EXPORTERS: dict[str, Callable[[Artifact], tuple[Files, tuple[str, ...]]]] = {
+    "png": to_png,
+    "parquet": to_parquet,
+    "mtt": to_mtt,
+    "dc": to_dc,
+}
 
 
 def safe_names(classes: tuple[str, ...]) -> list[str]:
@@ -200,10 +256,11 @@ def _listed(marker: Path) -> list[PurePosixPath]:
     return paths
 
 
-def _torch_file(tensor: torch.Tensor) -> bytes:
+def _torch_file(content: Any) -> bytes:
     buffer = io.BytesIO()
-    # The one use of torch's own file format: the programs of others read nothing else. Plain tensors, so weights_only=True can load them.
-    torch.save(tensor.detach().cpu().clone(), buffer)
+    # The one use of torch's own file format: the programs of others read nothing else. Tensors in plain containers, so that
+    # weights_only=True can load them.
+    torch.save(content, buffer)
     return buffer.getvalue()
 
 

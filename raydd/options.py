@@ -106,5 +106,5 @@ class ExportOptions:
     """A run folder, or its synthetic.safetensors."""
     out: tyro.conf.Positional[str]
     """The folder to write."""
-    to: Literal["png", "parquet", "mtt"]
-    """png: pictures by class. parquet: as on the Hugging Face hub. mtt: tensor files of the MTT programs."""
+    to: Literal["png", "parquet", "mtt", "dc"]
+    """png: pictures by class. parquet: as on the Hugging Face hub. mtt, dc: tensor files of the MTT and the DC programs."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from raydd import artifact
-from raydd.config import DataConfig, Execution
+from raydd.config import Config, DataConfig, Execution, ModelConfig, to_dict
 from raydd.data import load
 from raydd.decode import Decoding, uniform
 from raydd.errors import CheckpointError, ConfigError, ResourceError
@@ -101,6 +101,48 @@ def test_mtt_files_hold_plain_tensors(run, found, tmp_path):
     assert "normalised with mean and standard deviation" in str(done)
 
 
+def dc_file(path, out) -> dict:
+    """What the program of DC finds."""
+    export(path, "dc", out)
+    (file,) = out.glob("*.pt")
+    return {"name": file.name, **torch.load(file, weights_only=True)}
+
+
+def test_dc_file_is_a_dictionary_of_plain_tensors(run, found, tmp_path):
+    content = dc_file(run, tmp_path / "out")
+    assert content["name"] == "res_MTT_digits_ConvNet_2ipc.pt"
+    ((images, labels),) = content["data"]
+    assert torch.equal(images, found.synthetic.images) and images.dtype == torch.float32
+    assert torch.equal(labels, found.synthetic.labels) and labels.dtype == torch.int64
+    assert content["accs_all_exps"] == {"ConvNet": []}
+    assert content["mean"] == pytest.approx([0.4, 0.5, 0.6]) and content["std"] == pytest.approx([0.2, 0.25, 0.3])
+
+
+def test_dc_file_of_another_network_data_set_and_decoding(run, found, tmp_path):
+    stored = torch.rand(found.synthetic.images.shape, generator=stream(0, 0, "x"))
+    config = to_dict(Config(method="idc", model=ModelConfig(depth=4, width=32)))
+    synthetic, decoding = replace(found.synthetic, images=stored), Decoding("pixels", 2)
+    artifact.write(
+        run / "synthetic.safetensors", replace(found, synthetic=synthetic, decode=decoding, dataset="tiny-imagenet", config=config)
+    )
+    content = dc_file(run, tmp_path / "out")
+    assert content["name"] == "res_IDC_TinyImageNet_ConvNetD4W32_2ipc.pt"
+    ((images, labels),) = content["data"]
+    assert torch.equal(images, found.pixel_transform().forward(uniform(stored, 2))) and len(labels) == 4 * len(found.synthetic.labels)
+
+
+def test_dc_file_takes_no_whitened_images_and_all_stages_at_once(tmp_path, found):
+    eye = torch.eye(3 * 8 * 8)
+    whitened = {"shape": torch.tensor([3, 8, 8]), "mean": torch.zeros(len(eye)), "matrix": eye, "inverse_matrix": eye}
+    artifact.write(tmp_path / "zca.safetensors", replace(found, transform=whitened, rule="zca"))
+    with pytest.raises(ConfigError, match="--to=dc: the images are whitened with ZCA.*--to mtt"):
+        export(tmp_path / "zca.safetensors", "dc", tmp_path / "zca")
+    path = staged(tmp_path / "run")
+    assert "of all stages at once" in str(export(path, "dc", tmp_path / "again"))
+    ((images, _),) = dc_file(path, tmp_path / "out")["data"]
+    assert torch.equal(images, artifact.read(path / "synthetic.safetensors").synthetic.images)
+
+
 def test_an_export_is_replaced_and_nothing_else(run, tmp_path):
     out = tmp_path / "out"
     export(run, "png", out)
@@ -135,7 +177,7 @@ def test_a_list_that_points_outside_is_refused(run, tmp_path, name):
 
 
 def test_what_cannot_be_exported_is_said(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"--to=jpeg is not a format; known: mtt, parquet, png"):
+    with pytest.raises(ConfigError, match=r"--to=jpeg is not a format; known: dc, mtt, parquet, png"):
         export(run, "jpeg", tmp_path / "out")
     with pytest.raises(ConfigError, match="not a run folder"):
         export(tmp_path / "nowhere", "png", tmp_path / "out")
