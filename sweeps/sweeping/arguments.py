@@ -137,7 +137,7 @@ def _parser(question: Question) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="distillation steps, with stages of each stage; the recipe's when left out")
     parser.add_argument("--seeds", default="1", help="how many seeds (3 is 0,1,2), or a list such as 0,7")
     parser.add_argument("--set", dest="set", metavar="NAME=VALUE", action="append", default=[], help="any raydd setting; may be repeated")
-    parser.add_argument("--storage", default=DEFAULT_STORAGE, help="folder (or URI) of sweeps, which all nodes reach")
+    parser.add_argument("--storage", default=DEFAULT_STORAGE, help="folder of sweeps, which all nodes reach")
     parser.add_argument("--name", help=f"the sweep's own folder there; {question.name} when left out")
     parser.add_argument("--resume", action="store_true", help="carry on with the sweep of that name: finished trials are not run again")
     parser.add_argument("--smoke-test", action="store_true", help="a small form of the sweep on digits, in about a minute")
@@ -213,6 +213,8 @@ def _refuse(options: Options, question: Question) -> None:
             problems.append(f"--{name.replace('_', '-')} {value:g} must be above 0.")
     if options.scheduler == "pbt" and not question.space:
         problems.append("--scheduler pbt changes the settings of an arm, so that arms could not be compared. It is for search.py.")
+    if "://" in options.storage:
+        problems.append(f"--storage {options.storage}: runs lie in a folder that all nodes reach; only --store may be a URI.")
     if "seed" in options.settings:
         problems.append("--set seed: use --seeds.")
     if "/" in options.name or options.name.startswith("."):

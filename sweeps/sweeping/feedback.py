@@ -54,6 +54,10 @@ class Board(TBXLoggerCallback):
         """Write a report."""
         own = {name: value for name, value in result.items() if name not in ("picture", "run", "failure")}
         super().log_trial_result(iteration, trial, own)
+        if "evaluated_step" not in result:  # a trial that was refused
+            return
+        if result["evaluated_step"] or not math.isnan(result["accuracy"]):  # it may come later than the steps that it is of
+            self._trial_writer[trial].add_scalar("test accuracy", result["accuracy"], global_step=result["evaluated_step"])
         picture = result.get("picture")
         if picture and Path(picture).exists():
             pixels = np.asarray(Image.open(picture).convert("RGB"))

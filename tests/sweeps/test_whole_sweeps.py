@@ -135,6 +135,21 @@ def test_a_trial_that_dies_goes_on_from_its_run(tmp_path: Path) -> None:
     assert trial["images_sha256"] == undisturbed(tmp_path / "plain", tmp_path / "store")
 
 
+def test_stopped_by_ctrl_c(tmp_path: Path) -> None:
+    """What was done is written down, the exit code says that something is left, and the same command carries on."""
+    arguments = ["--storage", tmp_path, "--candidates", "1", *FAST, *given(), "--workers", "0"]
+    process = start("candidates", *arguments)
+    wait_for(lambda: checkpoints(tmp_path / "candidates", 8), process)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=200)[0]
+    assert process.returncode == 130, told[-4000:]
+    (trial,) = found(tmp_path / "candidates")["trials"]
+    assert trial["status"] == "interrupted" and trial["steps"] >= 8 and "Traceback" not in told
+    sweep("candidates", *arguments, "--resume")
+    (trial,) = found(tmp_path / "candidates")["trials"]
+    assert trial["status"] == "finished" and went_on(tmp_path / "candidates" / trial["run"])
+
+
 def test_a_search_is_restored_by_tune(tmp_path: Path) -> None:
     space = ["--space", "mtt.lr_img=loguniform(5,50)", "--num-samples", "3", "--searcher", "random"]
     arguments = ["--storage", tmp_path, *space, "--scheduler", "none", *FAST, *given(), "--workers", "0", "--max-concurrent", "1"]
