@@ -18,7 +18,7 @@ from raydd.data import Dataset, Progress, RealData, Resident, Transform
 from raydd.decode import Decoding, training_images
 from raydd.decode import count as decoded_count
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate import Evaluation, TrainingSet, evaluate, rate, settings_for, stage_counts, stage_sequence
+from raydd.evaluate import Evaluation, TrainingSet, evaluate, improvement_over_random, rate, settings_for, stage_counts, stage_sequence
 from raydd.experts.build import open_store, store_root
 from raydd.experts.snapshots import Snapshots
 from raydd.experts.starts import StartsPlace
@@ -355,7 +355,8 @@ def random_job(setup: Setup, synthetic: SyntheticSet, step: int, step_sizes: Seq
 def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any]:
     """The evaluation of a synthetic set beside that of random real images, from their records; accuracies are fractions.
 
-    It stands in result.json, and `raydd evaluate --json` prints it.
+    It stands in result.json, and `raydd evaluate --json` prints it. `ior` is DD-Ranking's improvement over random
+    (`raydd.evaluate.ranking`, which makes its scores of several such numbers).
     """
     staged = {name: synthetic[name] for name in ("updates", "stages", "by_stage") if name in synthetic}
     staged |= {"random_by_stage": random["by_stage"]} if "by_stage" in random else {}
@@ -377,6 +378,7 @@ def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any
 
 def needed_snapshots(config: Config) -> tuple[int, int]:
     """(experts, epochs) that a run of this configuration reads."""
+        "ior": improvement_over_random(synthetic["accuracy_mean"], random["accuracy_mean"]),
     count = config.selection.pool or config.experts.count
     if count > config.experts.count:
         raise ConfigError([f"--selection.pool={count} is more than --experts={config.experts.count}."])

@@ -23,6 +23,7 @@ def test_several_networks_in_one_object(finished_run: Path) -> None:
     found = summaries(finished_run, "--model", ",".join(NAMES))
     assert found.keys() == {"models"} and tuple(found["models"]) == NAMES
     alone = summaries(finished_run)
+    assert all(one["ior"] == one["accuracy_mean"] - one["random_accuracy_mean"] for one in found["models"].values())
     assert found["models"]["convnet"] == alone == summaries(finished_run, "--model", "convnet") and "models" not in alone
     assert [(one["model"], one["norm"]) for one in found["models"].values()] == [
         ("convnet", "instance"),
@@ -113,4 +114,5 @@ def test_what_cannot_be_is_refused_before_any_training(finished_run: Path, argum
 def test_the_function_takes_a_model_and_a_protocol(finished_run: Path) -> None:
     comparison = api.evaluate(finished_run, model="mlp", protocol="dc", nets=1, epochs=0)
     assert comparison.summary()["model"] == "mlp" and comparison.random["epochs"] == 1
+    assert comparison.summary()["ior"] == comparison.synthetic["accuracy_mean"] - comparison.random["accuracy_mean"]
     assert comparison.synthetic["settings"]["protocol"] == comparison.synthetic["protocol"]["protocol"] == "dc"

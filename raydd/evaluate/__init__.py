@@ -1,6 +1,12 @@
 """Training networks from scratch on a small set and testing them on real images."""
 
 from raydd.evaluate.protocols import Protocol, Settings, protocol, protocol_names, rate, register_protocol, resolve, schedule
+from raydd.evaluate.ranking import (
+    augmentation_robust_score,
+    hard_label_recovery,
+    improvement_over_random,
+    label_robust_score,
+)
 from raydd.evaluate.scratch import Evaluation, TrainingSet, evaluate, settings_for, train_on
 from raydd.evaluate.staged import stage_counts, stage_sequence
 
@@ -9,7 +15,11 @@ __all__ = [
     "Protocol",
     "Settings",
     "TrainingSet",
+    "augmentation_robust_score",
     "evaluate",
+    "hard_label_recovery",
+    "improvement_over_random",
+    "label_robust_score",
     "protocol",
     "protocol_names",
     "rate",
