@@ -10,7 +10,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def run_trial(parameters: dict[str, Any], plan: TrialPlan) -> None:
         tune.report({"finished": False, "failure": str(error), "run": ""})
         return
     with folder:
-        reports = TrialReports(folder, config, plan.workers(config), plan.every, _teller(order, plan, folder))
+        reports = TrialReports(folder, config, plan.workers(config), plan.every, _teller(plan, folder))
         if told:
             reports({"phase": "note", "text": told})
         try:
@@ -204,14 +204,17 @@ def _opened(path: Path, patience: float = 120.0) -> ObservedFolder:
             time.sleep(0.5)
 
 
-def _teller(order: dict[str, Any], plan: TrialPlan, folder: RunFolder) -> Any:
-    """How reports reach Tune: for a population each with what a fork needs."""
+def _teller(plan: TrialPlan, folder: RunFolder) -> Callable[[dict[str, Any]], None]:
+    """How reports reach Tune: for a population those of a new evaluation with what a fork needs."""
     if not plan.population:
         return tune.report
+    packed = -1
 
     def tell(metrics: dict[str, Any]) -> None:
+        nonlocal packed
         with tempfile.TemporaryDirectory() as scratch:
-            saved = fork.pack(folder, Path(scratch))
+            saved = metrics["evaluated_step"] > packed and fork.pack(folder, Path(scratch))
+            packed = metrics["evaluated_step"] if saved else packed
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(scratch) if saved else None)
 
     return tell

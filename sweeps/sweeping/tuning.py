@@ -124,7 +124,9 @@ def _amounts(cluster: Any) -> list[tuple[str, float]]:
 
 def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[dict[str, Any]], at_once: int | None) -> tune.Tuner:
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), plan)
-    if question.space and options.resume and tune.Tuner.can_restore(options.folder):
+    # Killed in its first moments it has no state yet; the same seed then draws the same settings, whose runs are there.
+    known = any(Path(options.folder).glob("experiment_state-*.json")) and tune.Tuner.can_restore(options.folder)
+    if question.space and options.resume and known:
         return tune.Tuner.restore(options.folder, trainable, resume_errored=True)
     order: Any = tune.grid_search(orders)
     if question.space:
@@ -150,7 +152,8 @@ def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[d
             callbacks=[Lines(), Board()],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if plan.population else None),
+            # All of a population's are kept: Tune would delete a donor's before the other trial has its turn.
+            checkpoint_config=tune.CheckpointConfig(),
         ),
     )
 

@@ -37,7 +37,8 @@ def command(script: str, *arguments: str | Path) -> list[str]:
 def sweep(script: str, *arguments: str | Path, code: int = 0) -> str:
     """Run a script to its end; its output."""
     done = subprocess.run(command(script, *arguments), env=ENVIRON, capture_output=True, text=True, timeout=500)
-    assert done.returncode == code, (done.returncode, done.stdout[-4000:], done.stderr[-4000:])
+    if done.returncode != code:
+        pytest.fail(f"exit code {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
     return done.stdout + done.stderr
 
 
