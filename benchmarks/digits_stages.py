@@ -41,10 +41,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pdd": {},
     "no_transition": {"stages.transition": False},
     "no_conditioning": {"stages.conditioning": False},
+    "short": {},
+    "scaled": {"stages.scale_lr": True},
     "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True, "curriculum.epochs": 30},
 }
 PROTOCOLS = ("scratch", "sequential", "sequential+kd")
 SHARED: dict[str, Any] = {"evaluation.at_end": False, "evaluation.epochs": None, "evaluation.samples": 1}
+SPLITS = {
+    (1, "pdd"): "",
+    (1, "short"): ", a third of the steps",
+    (2, "pdd"): "",
+    (3, "pdd"): "",
+    (3, "scaled"): ", rate times stage",
+    (6, "pdd"): "",
+}
+REASONS = ("short", "scaled")
 LONG = 4
 
 
@@ -85,7 +96,7 @@ class Bench:
         settings = {
             **SHARED,
             "ipc": order.ipc,
-            "steps": options.steps // order.stages,
+            "steps": options.steps // (3 if order.variant == "short" else order.stages),
             "seed": order.seed,
             "model.width": options.width,
             "stages.count": order.stages,
@@ -133,6 +144,8 @@ def measure(bench: Bench) -> None:
     if "continual" in bench.options.tables:
         for base, seed, stages, protocol in product(bench.options.bases, range(bench.options.seeds), (3, 1), PROTOCOLS):
             continual(bench, base, stages, protocol, seed)
+        for base, seed in product(bench.options.bases, range(bench.options.seeds)):
+            continual(bench, base, 3, PROTOCOLS[0], seed, "union")
     if "long" in bench.options.tables:
         long_rows(bench)
     ceiling(bench)
@@ -162,27 +175,27 @@ def parse() -> argparse.Namespace:
 
 
 def orders(bench: Bench) -> list[Order]:
-    """The runs, those first that several tables share, and of each kind one seed after the other."""
-    options, found = bench.options, [Order(base, 3, 2, "pdd", seed) for seed in range(bench.options.seeds) for base in BASES]
-    for base in options.bases:
-        for seed in range(options.seeds):
-            if "ablation" in options.tables:
-                found += [Order(base, 3, 2, variant, seed) for variant in ("no_transition", "no_conditioning")]
-            if "split" in options.tables:
-                found += [Order(base, stages, 6 // stages, "pdd", seed) for stages in (1, 2, 6)]
-            if "curriculum" in options.tables:
-                found.append(Order(base, 3, 2, "curriculum", seed))
-    return found
+    """The runs: those first that several tables share, and those last that look for reasons."""
+    options, seeds, tables = bench.options, range(bench.options.seeds), bench.options.tables
+    kinds = [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
+    kinds += [(3, "curriculum")] if "curriculum" in tables else []
+    kinds += list(SPLITS) if "split" in tables else []
+    shared = [Order(base, 3, 2, "pdd", seed) for seed, base in product(seeds, BASES)]
+    main, reasons = ([kind for kind in kinds if (kind[1] in REASONS) == asked] for asked in (False, True))
+    rest = [list(product(options.bases, seeds, own)) for own in (main, reasons)]
+    return shared + [Order(base, stages, 6 // stages, variant, seed) for own in rest for base, seed, (stages, variant) in own]
 
 
 def wanted(order: Order) -> Iterator[dict[str, Any]]:
     """The evaluations of a run: after which stage, how, and of what."""
-    shared = order.stages == 3 and order.variant == "pdd"
-    for stage in range(1, order.stages + 1) if order.stages == 3 else [order.stages]:
-        for mode in MODES if shared and stage > 1 else MODES[:1]:
-            yield {"stage": stage, "mode": mode}
-    if shared:
-        yield {"stage": order.stages, "mode": "progressive", "kind": "random"}
+    last = order.stages
+    if order.variant == "pdd" and last == 3:
+        yield {"stage": 1, "mode": "progressive"}
+        yield from ({"stage": stage, "mode": mode} for stage, mode in product((2, 3), MODES))
+        yield {"stage": last, "mode": "progressive", "kind": "random"}
+        return
+    for stage in (2, 3) if order.variant in ("no_transition", "no_conditioning") else (last,):
+        yield {"stage": stage, "mode": "progressive"}
 
 
 def made(bench: Bench, order: Order) -> None:
@@ -192,10 +205,10 @@ def made(bench: Bench, order: Order) -> None:
     if result.exists() and json.loads(result.read_text())["complete"]:
         return
     started = time.perf_counter()
-    if (folder / "config.json").exists():
-        raydd.resume(folder, config, execution)
-    else:
-        raydd.distill(config, execution)
+    begun = (folder / "config.json").exists()
+    found = raydd.resume(folder, config, execution) if begun else raydd.distill(config, execution)
+    if not found["complete"]:
+        raise SystemExit(f"stopped in {folder}; the same command carries on")
     print(f"{order.name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
@@ -219,17 +232,17 @@ def measured(bench: Bench, order: Order, stage: int, mode: str, kind: str = "syn
     return kept(bench, "evaluations.jsonl", key, record)
 
 
-def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int) -> dict[str, Any]:
+def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int, mode: str = "progressive") -> dict[str, Any]:
     """Continual learning with the images of PDD (three stages, with real images beside them) or of its base (one)."""
-    options = bench.options
-    order = Order(base, stages, 6 // stages, "pdd", seed)
+    options, order = bench.options, Order(base, stages, 6 // stages, "pdd", seed)
     phases = {"protocol": protocol, "phases": options.phases}
-    key = {"run": order.name, **phases, "nets": options.nets, "updates": options.updates}
+    key = {"run": order.name, **phases, "nets": options.nets, "updates": options.updates, "stages": mode}
 
     def record() -> dict[str, Any]:
-        settings = raydd.ContinualConfig(**phases, baselines="random,herding" if stages > 1 else "")
+        settings = raydd.ContinualConfig(**phases, baselines="random,herding" if stages > 1 and mode == "progressive" else "")
         execution = bench.execution(f"continual-{order.name}-{options.phases}")
-        found = raydd.continual_learning(bench.config(order), execution, settings, raydd.SelectConfig(epochs=20))
+        config = raydd.override(bench.config(order), {"evaluation.stages": mode})
+        found = raydd.continual_learning(config, execution, settings, raydd.SelectConfig(epochs=20))
         return {name: found[name] for name in ("sources", "images_per_class", "orders")}
 
     return kept(bench, "continual.jsonl", key, record)
@@ -351,10 +364,10 @@ def split_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 5: six images per class in one to six stages."""
     rows = []
     for base in bench.options.bases:
-        for stages in (1, 2, 3, 6):
-            found = pooled(bench, base, stages, "pdd", stage=stages, mode="progressive")
-            paper = of_paper(base, PAPER["split"][stages])
-            rows.append({"base": BASES[base], "stages x images": f"{stages} x {6 // stages}", **found, "paper": paper})
+        for (stages, variant), words in SPLITS.items():
+            found = pooled(bench, base, stages, variant, stage=stages, mode="progressive")
+            paper = of_paper(base, PAPER["split"][stages]) if not words else ""
+            rows.append({"base": BASES[base], "stages x images": f"{stages} x {6 // stages}{words}", **found, "paper": paper})
     return rows
 
 
@@ -374,18 +387,23 @@ def continual_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 7: accuracy on all classes seen after each phase, and forgetting at the end."""
     rows = []
     for base, protocol in product(bench.options.bases, PROTOCOLS):
-        seeds = range(bench.options.seeds)
-        found = {stages: present(partial(continual, bench, base, stages, protocol, seed) for seed in seeds) for stages in (3, 1)}
-        kinds = {"pdd": (3, "distilled"), "base": (1, "distilled"), "herding": (3, "herding"), "random": (3, "random")}
-        names = {"pdd": f"PDD+{BASES[base]}", "base": BASES[base]}
-        for kind, (stages, source) in kinds.items():
-            if not found[stages]:
-                continue
-            matrices = [single["matrix"] for own in found[stages] for single in own["sources"][source]["single"]]
-            images = [order["test_images"] for own in found[stages] for order in own["orders"] for _ in range(bench.options.nets)]
-            row = {"base": BASES[base], "protocol": protocol, "kept": names.get(kind, kind), **phased(summary(matrices, images))}
-            rows.append({**row, "paper": of_paper(base, PAPER["continual"].get(kind, ""))})
+        name = BASES[base]
+        kinds = [(f"PDD+{name}", 3, "distilled", "progressive"), (name, 1, "distilled", "progressive")]
+        kinds += [("herding", 3, "herding", "progressive"), ("random", 3, "random", "progressive")]
+        kinds += [(f"PDD+{name}, union", 3, "distilled", "union")] if protocol == PROTOCOLS[0] else []
+        for kept_, stages, source, mode in kinds:
+            seeds = range(bench.options.seeds)
+            found = present(partial(continual, bench, base, stages, protocol, seed, mode) for seed in seeds)
+            if found:
+                row = {"base": name, "protocol": protocol, "kept": kept_, **learned(found, source)}
+                rows.append({**row, "paper": of_paper(base, PAPER["continual"].get(kept_.replace(name, "MTT"), ""))})
     return rows
+
+
+def learned(found: list[dict[str, Any]], source: str) -> dict[str, Any]:
+    """The numbers of a row over all networks of all seeds."""
+    singles = [(own["orders"][0]["test_images"], single["matrix"]) for own in found for single in own["sources"][source]["single"]]
+    return phased(summary([matrix for _, matrix in singles], [images for images, _ in singles]))
 
 
 if __name__ == "__main__":

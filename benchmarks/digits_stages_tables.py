@@ -23,7 +23,7 @@ PAPER = {
     },
     "split": {1: "1 x 10: 65.3", 2: "2 x 5: 65.5", 3: "5 x 2: 66.9", 6: "10 x 1: 64.4"},
     "curriculum": {"pdd": "71.5", "curriculum": "71.6 (55.8 % of the images)"},
-    "continual": {"pdd": "61.2, .., 45.1", "base": "55.7, .., 41.2", "herding": "48.4, .., 33.1"},
+    "continual": {"PDD+MTT": "61.2, .., 45.1", "MTT": "55.7, .., 41.2", "herding": "48.4, .., 33.1"},
 }  # fmt: skip
 WORDS = {"pdd": "transition and conditioning", "no_transition": "no transition", "no_conditioning": "no conditioning"}
 TITLES = {
@@ -81,20 +81,24 @@ def _cell(row: dict[str, Any], column: str) -> str:
 
 
 def draw(tables: dict[str, list[dict[str, Any]]], full: float) -> Figure:
-    """A panel for each table: means, and the deviation over all networks."""
-    figure = Figure(figsize=(5 * len(tables), 4.5), layout="constrained")
-    for axes, (name, rows) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
-        shown = [row for row in rows if name != "continual" or row["protocol"] == "scratch"]
-        last = next((column for column in reversed(shown[0]) if column.startswith("after")), "") if name == "continual" else ""
-        for height, row in enumerate(reversed(shown)):
-            value = row[last] if last else row
-            colour = COLOURS["MTT" if "MTT" in str(row.values()) else "IDC" if "IDC" in str(row.values()) else "random"]
+    """A panel for each table: means, and the deviation over all networks. Continual learning: the end of the protocol scratch."""
+    columns = min(3, len(tables))
+    figure = Figure(figsize=(5.5 * columns, 4 * -(-len(tables) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(tables) // columns), columns, squeeze=False).flatten()
+    for axes, (name, rows) in zip(panels, tables.items(), strict=False):
+        shown = [row for row in reversed(rows) if row.get("protocol", "scratch") == "scratch"]
+        for height, row in enumerate(shown):
+            value = row if "mean" in row else [row[column] for column in row if column.startswith("after")][-1]
+            real = row.get("training", "").startswith("random") or row.get("kept") in ("random", "herding")
+            colour = COLOURS["random" if real else row["base"]]
             axes.errorbar(100 * value["mean"], height, xerr=100 * value["std"], color=colour, marker="o", markersize=4, capsize=2)
-        axes.set_yticks(range(len(shown)), [_label(row) for row in reversed(shown)], fontsize=7)
+        axes.set_yticks(range(len(shown)), [_label(row) for row in shown], fontsize=7)
         axes.axvline(100 * full, color="black", linestyle=":", linewidth=1)
         axes.set(xlabel="test accuracy, %", title=TITLES[name].split(",")[0])
         axes.grid(axis="x", alpha=0.3)
-    figure.suptitle("digits; dotted: all real images", fontsize=9)
+    for axes in panels[len(tables) :]:
+        axes.set_axis_off()
+    figure.suptitle("digits; dotted: networks trained on all real images", fontsize=9)
     return figure
 
 
