@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from digits_stages_tables import PAPER, WORDS, draw, markdown, of_paper, phased, spread
+from digits_stages_tables import PAPER, WORDS, draw, learned, markdown, of_paper, spread
 
 import raydd
 from raydd import artifact
 from raydd.config import Config, from_dict
-from raydd.continual_result import summary
 from raydd.data import Resident
 from raydd.environment import environment
 from raydd.evaluate import TrainingSet, evaluate
@@ -398,12 +397,6 @@ def continual_rows(bench: Bench) -> list[dict[str, Any]]:
                 row = {"base": name, "protocol": protocol, "kept": kept_, **learned(found, source)}
                 rows.append({**row, "paper": of_paper(base, PAPER["continual"].get(kept_.replace(name, "MTT"), ""))})
     return rows
-
-
-def learned(found: list[dict[str, Any]], source: str) -> dict[str, Any]:
-    """The numbers of a row over all networks of all seeds."""
-    singles = [(own["orders"][0]["test_images"], single["matrix"]) for own in found for single in own["sources"][source]["single"]]
-    return phased(summary([matrix for _, matrix in singles], [images for images, _ in singles]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from raydd.continual_result import summary
+
 PAPER = {
     "stages": {
         ("mtt", 1, "progressive"): "65.3", ("mtt", 2, "union"): "60.4", ("mtt", 2, "sequential"): "64.1", ("mtt", 2, "progressive"): "68.7",
@@ -48,6 +50,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def of_paper(base: str, number: str) -> str:
     """What the paper has in these tables is MTT's."""
     return number if base == "mtt" or not number else f"MTT {number}"
+
+
+def learned(found: list[dict[str, Any]], source: str) -> dict[str, Any]:
+    """The numbers of a row over all networks of all seeds."""
+    singles = [(own["orders"][0]["test_images"], single["matrix"]) for own in found for single in own["sources"][source]["single"]]
+    return phased(summary([matrix for _, matrix in singles], [images for images, _ in singles]))
 
 
 def phased(found: dict[str, Any]) -> dict[str, Any]:
