@@ -111,15 +111,10 @@ def _on_ray(question: Question, options: Options, plan: TrialPlan, left: list[tu
         told = connection.dashboard and f"dashboard: {connection.dashboard}"
         print(f"{len(left)} trials to run, {at_once or 'as many as fit'} at once {told}".rstrip(), flush=True)
         grid = _tuner(question, options, plan, [given for given, _ in left], at_once).fit()
-        asked = plan.bundles(left[0][0])
-        without = f"no room or no time: it asked for {asked}; the cluster has {dict(_amounts(cluster))}"
+        without = f"no room or no time: a trial asks for up to {each:g} CPUs; the cluster has {cluster.total('CPU'):g}, for all trials"
         return (_searched(grid, left[0][1]) if question.space else _answered(grid, left)), without
     finally:
         disconnect(connection)
-
-
-def _amounts(cluster: Any) -> list[tuple[str, float]]:
-    return [(name, cluster.total(name)) for name in ("CPU", "GPU")]
 
 
 def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[dict[str, Any]], at_once: int | None) -> tune.Tuner:

@@ -34,10 +34,10 @@ def command(script: str, *arguments: str | Path) -> list[str]:
     return [sys.executable, str(SWEEPS / f"{script}.py"), *map(str, arguments)]
 
 
-def sweep(script: str, *arguments: str | Path, code: int = 0) -> str:
+def sweep(script: str, *arguments: str | Path, code: int = 0, others: tuple[int, ...] = ()) -> str:
     """Run a script to its end; its output."""
     done = subprocess.run(command(script, *arguments), env=ENVIRON, capture_output=True, text=True, timeout=500)
-    if done.returncode != code:
+    if done.returncode not in (code, *others):
         pytest.fail(f"exit code {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
     return done.stdout + done.stderr
 
@@ -199,6 +199,6 @@ def test_too_large_a_trial_is_refused_in_seconds(tmp_path: Path) -> None:
 
 def test_what_cannot_start_in_time_is_a_failure_with_a_reason(tmp_path: Path) -> None:
     arguments = ["--storage", tmp_path, *given(), "--candidates", "1", "2", "--workers", "0", "--max-concurrent", "1"]
-    sweep("candidates", *arguments, "--time-budget", "1", code=130)
+    sweep("candidates", *arguments, "--time-budget", "1", code=2, others=(130,))  # the first trial may have begun
     trials = found(tmp_path / "candidates")["trials"]
     assert any(trial["status"] == "never started" and trial["reason"] for trial in trials)
