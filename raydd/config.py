@@ -80,7 +80,8 @@ class AugmentConfig:
     strategy: str = DSA_STRATEGY
     """Operations joined by `_`, of which each batch draws one; `none` switches augmentation off."""
     parameters: Literal["per-image", "shared"] = "per-image"
-    """Whether every image of a batch draws its own parameters (MTT) or all share one draw (DSA's Siamese form)."""
+    """Whether every image of a batch draws its own parameters (MTT) or all share one draw (DSA's Siamese form). For training networks
+    and for mtt; matching in dsa, dm and cafe always shares one draw for a class, and their network training is per-image."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class SelectionConfig:
     share_start: bool = False
     """mtt: one start epoch for all candidates of a step, so that only the expert differs."""
     pool: int | None = None
-    """mtt: use only the first so many experts; default all. Others: network slots; default 1 for one candidate, else 10."""
+    """mtt: use only the first so many experts; default all. Others: network slots; default 1 for one candidate, else 10. Where slots are
+    redrawn there are as many as candidates."""
     replacement: bool = True
     """mtt: draw experts anew at every step. False: each expert once before any comes again."""
     every: int = 0
@@ -142,13 +144,19 @@ class SelectionConfig:
     max_age: int = 5
     """Network lifetimes after which a slot that was put back starts anew; 0 is never."""
     warm_up_images: int | None = None
-    """Real images that a new slot trains on, with several candidates. Default: idc one network update, others none."""
+    """Real images that a new slot trains on before it competes, with several candidates; at the method's own network rate, in dm 0.01.
+    Default: idc and dream one network update, others none."""
     warm_up_spread: int = 0
     """Further such warm-ups of a new slot, drawn from 0 to this, so that ages differ."""
     rank_batch: Literal["shared", "own"] = "shared"
     """dream, dreamplus: score candidates on one random batch, or each on its own representatives."""
     common_draws: bool = True
     """Candidates of a step share its real batches and augmentation. Not mtt when False."""
+    rank_classes: int | None = None
+    """Not mtt: score candidates on so many random classes, the same for all. The score is the mean over these; updates have all classes."""
+    reuse_ranking_batch: bool = True
+    """Update with the batches and augmentation on which candidates were scored. False: with those that the base method would draw; the
+    reading that suits selection once for a network lifetime, where the chosen loss is else that of a batch it was chosen for."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ class EvaluationConfig:
     """Several stages: momentum goes on from stage to stage and when the rate drops, as in PDD. False: it starts anew."""
     epochs: int | None = None
     """mtt, dsa, dm 1000; dc 300, cafe 600, both 1000 with augmentation; idc 1000. All but idc make one pass more.
-    With P stages, on each of them; default then: progressive 2/(P+1) of that, for as many image visits."""
+    With P stages, progressive, 2/(P+1) of them on each, for as many image visits."""
     updates: int | None = None
     """Optimiser updates in all, in place of epochs: the fewest whole passes that make as many, equally many on each stage."""
     lr: float | None = None
@@ -216,9 +224,9 @@ class Config:
     """Distillation steps; with several stages, of each stage."""
     seed: int = 0
     """Seed of every random stream."""
-    init: Literal["real", "noise", "mix", "kmeans"] = "real"
-    """Start from real images of the class, from noise, from factor x factor real images in each (mix), or from those nearest to
-    cluster centres (kmeans). idc, dream and dreamplus with a factor above 1 start from mix or kmeans."""
+    init: Literal["real", "noise", "mix", "kmeans", "first"] = "real"
+    """Start from random real images of the class, from noise, from factor x factor real images in each (mix), from those nearest to
+    cluster centres (kmeans), or from the first in data order (first), as IDC's program, so many in each as the factor says."""
     tf32: bool = False
     """Allow TF32 on CUDA: faster, about 1e-3 relative error. Changes results."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -296,8 +304,8 @@ def problems(config: Config, execution: Execution | None = None) -> list[str]:
 _AT_LEAST = {
     "ipc": 1, "steps": 0, "seed": 0, "model.width": 1, "model.depth": 1, "experts.count": 1, "experts.epochs": 1,
     "experts.batch_size": 1, "experts.seed": 0, "experts.together": 1, "selection.every": 0, "selection.max_age": 0,
-    "selection.warm_up_images": 0, "selection.warm_up_spread": 0, "selection.candidates": 1, "selection.pool": 1,
-    "evaluation.every": 0, "evaluation.nets": 1, "evaluation.cutmix": 0,
+    "selection.warm_up_images": 0, "selection.rank_classes": 1, "selection.warm_up_spread": 0, "selection.candidates": 1,
+    "selection.pool": 1, "evaluation.every": 0, "evaluation.nets": 1, "evaluation.cutmix": 0,
     "evaluation.epochs": 0, "evaluation.samples": 1, "evaluation.updates": 1, "evaluation.batch_size": 1,
     "guard.redraws": 0, "guard.max_skips": 1, "data.size": 1,
     "experts.momentum": 0, "experts.weight_decay": 0, "evaluation.momentum": 0,

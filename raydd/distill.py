@@ -170,7 +170,9 @@ def _attempt(config: Config, entry: MethodEntry, state: State, executor: Executo
     losses: list[float | None] = [None]
     if len(candidates) > 1:
         ranked = [_ranked(config, candidate) for candidate in candidates]
-        scores = clock.time("score", lambda: executor.score(synthetic, ranked, draws))
+        # Attempts count from 0, so these are draws of their own.
+        on = draws if config.selection.reuse_ranking_batch else entry.draw(config, synthetic, step, -1 - attempt)
+        scores = clock.time("score", lambda: executor.score(synthetic, ranked, on))
         losses = [score.loss for score in scores]
         chances = selection.probabilities(config.selection, losses, progressive.progress(config, step), [score.size for score in scores])
     record = _record(config, state, candidates, losses, chances, attempt) | {"seconds": clock.seconds}

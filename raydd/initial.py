@@ -63,15 +63,21 @@ def random_rows(rows: list[Tensor], count: int, seed: int, purpose: str) -> Tens
 
 
 def central_rows(
-    rows: list[Tensor], count: int, embed: Callable[[Tensor], Tensor], seed: int, purpose: str, iterations: int = ITERATIONS
+    rows: list[Tensor],
+    count: int,
+    embed: Callable[[Tensor], Tensor],
+    seed: int,
+    purpose: str,
+    iterations: int = ITERATIONS,
+    reseed: bool = True,
 ) -> Tensor:
     """The rows of each class nearest to the centres of `count` clusters of its features: int64 (classes, count) on the CPU.
 
     `embed(rows (n,)) -> (n, F)` gives the features. The order is that of the clusters, which is arbitrary; an image that is nearest
-    to two centres comes twice, as in the reference.
+    to two centres comes twice, as in the reference. `iterations` and `reseed` are those of `raydd.kmeans`.
     """
     chosen = []
     for label, own in enumerate(rows):
-        places = representatives(embed(own), count, stream(seed, 0, purpose, label), iterations=iterations)
+        places = representatives(embed(own), count, stream(seed, 0, purpose, label), iterations=iterations, reseed=reseed)
         chosen.append(own[places.cpu()])
     return torch.stack(chosen)

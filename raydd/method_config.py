@@ -19,7 +19,8 @@ class MTTConfig:
     max_start_epoch: int = 25
     """Start epochs are drawn from 0 to this, exclusive."""
     batch_syn: int | None = None
-    """Synthetic images per inner step. Default: all of them."""
+    """Synthetic images per inner step. Default: as many as the stage has of its own; with stages.batch_mode=new_first, in later stages
+    twice as many."""
     lr_img: float = 1000.0
     """Learning rate of the images."""
     lr_lr: float = 1e-5
@@ -127,9 +128,11 @@ class IDCConfig:
     inner_steps: int = 100
     """Image updates with each network, one update of the network after each."""
     match: Literal["grad", "feat"] = "grad"
-    """What is matched: gradients of the weights, or mean features of the last block."""
+    """What is matched: gradients of the weights, or mean features of the last block. feat takes mse for features whatever `metric` is,
+    and ignores `dream.alpha`, in dreamplus too."""
     metric: Literal["mse", "l1", "l1_mean", "cos"] = "mse"
-    """Distance of two gradients; the first two are sums over all entries."""
+    """Distance of two gradients; the first two are sums over all entries. The feature term of dreamplus has the same metric for mse and
+    l1, and mse beside the others."""
     bias: bool = False
     """Match one-dimensional parameters too: biases and norms."""
     fc: bool = False
@@ -147,7 +150,9 @@ class IDCConfig:
     lr_net: float = 0.01
     """Learning rate of the network."""
     momentum_net: float = 0.9
+    """Momentum of the network; with a network that is put back, its velocity is kept too."""
     weight_decay_net: float = 5e-4
+    """Weight decay of the network, on all its parameters."""
     net_images: int = 2000
     """Real images of a network update, rounded up to whole batches."""
     batch_net: int | None = None
@@ -174,10 +179,13 @@ class DREAMConfig:
     """Images nearest to each centre; batch_real / subsample centres."""
     iterations: int = 100
     """Most iterations of k-means."""
+    reseed: bool = True
+    """A cluster that lost its images starts again from the image farthest from its centre. False: its centre becomes the zero vector, as
+    in the reference, so that it adds the image nearest to that. Two clusters may choose one image either way."""
     spread: bool = True
     """One image for each centre. False: the images nearest to any centre, as the reference does for Tiny-ImageNet."""
     alpha: float = 1.0
-    """dreamplus: weight of the feature term beside the gradient term."""
+    """dreamplus: weight of the feature term beside the gradient term; without these, idc.match=feat, it has none."""
     warm_up: int = 1
     """dreamplus: epochs on real data of every new network."""
 

@@ -210,7 +210,7 @@ def test_every_wrong_entry_is_told() -> None:
     for part in (
         "mine: ipc='one' has the wrong type; allowed: int.",
         "mine: seed=True has the wrong type",
-        "mine: init='zero' has the wrong type; allowed: 'real', 'noise', 'mix', 'kmeans'.",
+        "mine: init='zero' has the wrong type; allowed: 'real', 'noise', 'mix', 'kmeans', 'first'.",
         "mine: stepz is not a setting; known here: augment,",
         "mine: mtt.lr_img=None has the wrong type; allowed: float.",
         "mine: mtt.momentun is not a setting",

@@ -100,6 +100,26 @@ def test_patches_of_mixed_images_are_shrunk_real_ones_of_their_class(setup: Setu
             assert (np.abs(shrunk[train.labels == label] - patch).max(axis=(1, 2, 3)) < 1e-6).any()
 
 
+@pytest.mark.parametrize(("method", "factor"), [("mtt", 1), ("dm", 1), ("idc", 1), ("idc", 2)])
+def test_the_first_images_are_those_of_each_class_in_data_order(setup: Setup, method: str, factor: int) -> None:
+    """Whole, or as many in each stored one as the factor says; a later stage goes on where the one before it ended."""
+    first = replace(setup, config=replace(CONFIG, method=method, init="first", idc=IDCConfig(factor=factor)))
+    train, count = setup.dataset.train, 2 * factor**2
+    for stage in (1, 2):
+        found = initial_set(first, stage)
+        for label in (0, 7):
+            rows = np.flatnonzero(train.labels == label)[(stage - 1) * count : stage * count]
+            pixels = torch.from_numpy(train.images[rows]).float() / 255
+            images = found.images[found.labels == label]
+            if method == "idc":
+                corner = pixels[:2, :, ::factor, ::factor]
+                assert torch.equal(images[..., : 8 // factor, : 8 // factor], corner) and images.shape[-1] == 8
+            else:
+                torch.testing.assert_close(setup.transform.inverse(images), pixels, rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="--init=first with --ipc=2"):
+        initial_set(first, 200)
+
+
 @pytest.mark.parametrize("kind", ["single", "multi", "bound"])
 def test_passes_are_counted_for_the_images_as_decoded(setup: Setup, kind: str) -> None:
     decoding, evaluation = Decoding("training", 2, kind, 3), replace(CONFIG.evaluation, epochs=20, same_compute=True)

@@ -117,6 +117,8 @@ class NetworkRules:
                         an `IndependentMethod`, and its draws have a `key` and, as `next()`, those of the next step
     prepares            whether a network that is chosen needs `prepare` before its first update
     trains_last         whether a network that stays is trained after the last update of its lifetime too
+    warms               whether `begin` heeds `selection.warm_up_images` and `warm_up_spread`
+    ranks_classes       whether `score` heeds `selection.rank_classes`
     iterations(config)  lifetimes after which the run ends, or None when `steps` alone decides
     """
 
@@ -125,6 +127,8 @@ class NetworkRules:
     independent: bool = False
     prepares: bool = False
     trains_last: bool = False
+    warms: bool = False
+    ranks_classes: bool = False
     iterations: Callable[[Config], int | None] = lambda config: None
 
 
@@ -200,8 +204,14 @@ def slot_count(config: Config, rules: NetworkRules) -> int:
 def _slot_problems(config: Config, entry: MethodEntry) -> list[str]:
     selection, rules = config.selection, entry.networks
     if rules is None:
-        return _foreign(config, {**_SLOT_SETTINGS, **_REAL_TRAINING_SETTINGS})
-    found = _foreign(config, _EXPERT_SETTINGS if rules.independent else {**_EXPERT_SETTINGS, **_REAL_TRAINING_SETTINGS})
+        return _foreign(config, _SLOT_SETTINGS | _OWN_BATCH | _WARM_UP | _SOME_CLASSES)
+    heeded = ((rules.independent, _OWN_BATCH), (rules.warms, _WARM_UP), (rules.ranks_classes, _SOME_CLASSES))
+    found = [problem for heeds, settings in ((False, _EXPERT_SETTINGS), *heeded) if not heeds for problem in _foreign(config, settings)]
+    if selection.pool is not None and slot_rule(config, rules) == "redraw":
+        found.append(
+            f"--selection.pool={selection.pool}: every slot starts anew after each network lifetime, so there are as many as candidates. "
+            "Leave it out, or keep networks with --selection.slots put_back."
+        )
     slots = slot_count(config, rules)
     if selection.candidates > slots:
         found.append(
@@ -215,7 +225,9 @@ def _slot_problems(config: Config, entry: MethodEntry) -> list[str]:
 # Settings of `selection` that only some methods read, with the value that says nothing.
 _EXPERT_SETTINGS = {"replacement": True, "share_start": False}
 _SLOT_SETTINGS = {"every": 0, "slots": None, "common_draws": True}
-_REAL_TRAINING_SETTINGS = {"warm_up_images": None, "warm_up_spread": 0, "rank_batch": "shared"}
+_OWN_BATCH = {"rank_batch": "shared"}
+_WARM_UP = {"warm_up_images": None, "warm_up_spread": 0}
+_SOME_CLASSES = {"rank_classes": None}
 
 
 def _foreign(config: Config, settings: dict[str, Any]) -> list[str]:

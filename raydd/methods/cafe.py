@@ -25,11 +25,15 @@ from raydd.methods.networks import (
     draw_key,
     fresh,
     image_optimiser,
+    of_classes,
     purpose,
+    rank_problems,
+    ranked_classes,
     seen_apart,
     siamese,
     train_on_set,
 )
+from raydd.methods.real_training import warmed
 from raydd.training import Recipe
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
@@ -44,6 +48,7 @@ class CAFE:
         self._config, self._settings, self._resources = config, config.cafe, resources
         self._derivatives = derivatives_of(resources.model)
         self._strategy = config.augment.strategy if config.cafe.dsa else "none"
+        self._recipe = Recipe(config.cafe.batch_train, strategy=self._strategy, parameters="per-image")
         self._classes = resources.model.classes
         self._chunks = Chunks(resources.model, resources.device, "maps", config.cafe.class_chunk)
         early, late = config.cafe.early_weight, config.cafe.late_weight
@@ -51,14 +56,15 @@ class CAFE:
         self._weights = (*[early] * (config.model.depth - 1), late, late)
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
-        """The matching loss, first order."""
+        """The matching loss, first order; with `selection.rank_classes` the mean over these classes, told apart from each other alone."""
         started = time.perf_counter()
-        real, drawn = self._real(candidate, draws)
-        seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
+        classes = ranked_classes(self._config, draws, self._classes)
+        real, drawn = self._real(candidate, draws, classes)
+        seen = apply_classes(by_class(synthetic.images, self._classes)[classes], drawn)
         place = (self._resources.model, candidate.network.theta, real, seen, self._weights, self._settings.discrimination_weight)
         terms = cafe.score(*place, self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen))
-        size = sum(mean.square().sum() for mean in real.means) / self._classes
-        return Score(terms.loss.item() / self._classes, time.perf_counter() - started, float(size))
+        size = sum(mean.square().sum() for mean in real.means) / len(seen)
+        return Score(terms.loss.item() / len(seen), time.perf_counter() - started, float(size))
 
     def update(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Update:
         """The gradient of the same loss, on the CPU."""
@@ -72,8 +78,9 @@ class CAFE:
         return Update(terms.loss.item() / self._classes, gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
-        """A fresh random network that has answered no query."""
+        """A fresh random network that has answered no query, warmed up where the settings ask for it."""
         network = fresh(self._resources, self._config, born)
+        network = warmed(self._resources, self._config, network, self._settings.lr_net, self._recipe)
         return replace(network, memory={"accuracies": torch.empty(0)})
 
     def prepare(self, network: Network, draws: StepKey) -> Network:
@@ -88,11 +95,10 @@ class CAFE:
         network = replace(network, memory={"accuracies": accuracies})
         if len(accuracies) == settings.window and _range(accuracies) < settings.outer_range:
             return replace(network, memory={"accuracies": accuracies, "finished": torch.ones(())})
-        recipe = Recipe(settings.batch_train, strategy=self._strategy, parameters="per-image")
         window: list[Tensor] = []
         for epoch in range(settings.max_inner):
             number = draws.step * settings.max_inner + epoch
-            network = train_on_set(self._derivatives, network, synthetic, settings.lr_net, recipe, draws.seed, number)
+            network = train_on_set(self._derivatives, network, synthetic, settings.lr_net, self._recipe, draws.seed, number)
             window = [*window, self._query(network, draws, epoch + 1)][-settings.window :]
             if len(window) == settings.window and _range(torch.stack(window)) > settings.inner_range:
                 break
@@ -109,11 +115,13 @@ class CAFE:
             ]
         return torch.stack(found).float().mean().cpu()
 
-    def _real(self, candidate: Candidate, draws: StepKey) -> tuple[cafe.RealFeatures, ClassDraw | None]:
-        drawn = siamese(self._config, self._resources, self._strategy, candidate, draws)
+    def _real(
+        self, candidate: Candidate, draws: StepKey, classes: Tensor | slice = slice(None)
+    ) -> tuple[cafe.RealFeatures, ClassDraw | None]:
+        drawn = of_classes(siamese(self._config, self._resources, self._strategy, candidate, draws), classes)
         real, count = self._resources.real, self._settings.batch_real
         rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
-        seen = apply_classes(real.images(rows), drawn)
+        seen = apply_classes(real.images(rows[classes]), drawn)
         return cafe.real_features(self._resources.model, candidate.network.theta, seen, self._chunks.of(real=count)), drawn
 
 
@@ -134,6 +142,7 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
     )
     if facts is not None and len(facts.classes) < 2:
         found.append("cafe tells classes apart, and this data has one. Give data with two or more classes, or another --method.")
+    found += rank_problems(config, facts, least=2)
     found += chunk_problems(config, config.cafe.class_chunk)
     found += batch_problems("cafe.batch_real", config.cafe.batch_real, facts)
     return found + batch_problems("cafe.queries", config.cafe.queries, facts)
@@ -147,7 +156,9 @@ register(
         optimiser=_optimiser,
         step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"cafe.lr_img": config.cafe.lr_img},
-        networks=NetworkRules(length=lambda config: config.cafe.max_outer, iterations=lambda config: config.cafe.iterations),
+        networks=NetworkRules(
+            length=lambda config: config.cafe.max_outer, iterations=lambda config: config.cafe.iterations, warms=True, ranks_classes=True
+        ),
         matched=lambda config: "maps",
         problems=_problems,
     )

@@ -2,6 +2,10 @@
 
 DSA is DC with the same random augmentation of the real and the synthetic images of a class (and real initial images, a setting of
 its recipes). Source: specs/dc_dsa_dm_cafe_selection_cl.md sections 4 and 5.
+
+With a batch norm the reference lets the network see 16 real images of every class together and then fixes the statistics for the
+image update. Here every class's batch, real or synthetic, is normalised by its own statistics, as it is where the network trains: no
+state besides the parameters then goes from step to step, and classes stay independent of each other.
 """
 
 import time
@@ -23,11 +27,15 @@ from raydd.methods.networks import (
     draw_key,
     fresh,
     image_optimiser,
+    of_classes,
     purpose,
+    rank_problems,
+    ranked_classes,
     seen_apart,
     siamese,
     train_on_set,
 )
+from raydd.methods.real_training import warmed
 from raydd.training import Recipe
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
 
@@ -48,18 +56,21 @@ class GradientMatching:
         self._config, self._settings, self._resources = config, config.dc, resources
         self._derivatives = derivatives_of(resources.model)
         self._strategy = config.augment.strategy if siamese else "none"
+        self._recipe = Recipe(config.dc.batch_train, strategy=self._strategy, parameters="per-image")
         self._distance = distances.dc_distance(resources.model.layout, self._settings.metric, self._settings.eps)
         self._labels = torch.arange(resources.model.classes, device=resources.device)
         self._chunks = Chunks(resources.model, resources.device, "gradients", config.dc.class_chunk)
         self._kept: tuple[object, Tensor] | None = None
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
-        """The matching loss, first order."""
+        """The matching loss, first order; with `selection.rank_classes` the mean over these classes."""
         started = time.perf_counter()
-        real = self._real(candidate, draws)
-        seen = apply_classes(by_class(synthetic.images, len(self._labels)), self._siamese(candidate, draws))
+        classes = ranked_classes(self._config, draws, len(self._labels))
+        real, drawn = self._real(candidate, draws, classes), of_classes(self._siamese(candidate, draws), classes)
+        seen = apply_classes(by_class(synthetic.images, len(self._labels))[classes], drawn)
         chunk = self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen)
-        losses = gradients.scores(self._resources.model, candidate.network.theta, real, seen, self._labels, self._distance, chunk)
+        place = (self._resources.model, candidate.network.theta, real, seen, self._labels[classes], self._distance, chunk)
+        losses = gradients.scores(*place)
         size = distances.squared_norms(self._distance, real).mean()
         return Score(losses.mean().item(), time.perf_counter() - started, size.item())
 
@@ -75,8 +86,8 @@ class GradientMatching:
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
-        """A fresh random network."""
-        return fresh(self._resources, self._config, born)
+        """A fresh random network, warmed up where the settings ask for it."""
+        return warmed(self._resources, self._config, fresh(self._resources, self._config, born), self._settings.lr_net, self._recipe)
 
     def prepare(self, network: Network, draws: StepKey) -> Network:
         """Nothing is needed before the first update."""
@@ -85,20 +96,21 @@ class GradientMatching:
     def advance(self, synthetic: SyntheticSet, network: Network, draws: StepKey) -> Network:
         """The network after its epochs on the synthetic set."""
         _, inner = loops(self._config)
-        recipe = Recipe(self._settings.batch_train, strategy=self._strategy, parameters="per-image")
         for epoch in range(draws.step * inner, (draws.step + 1) * inner):
-            network = train_on_set(self._derivatives, network, synthetic, self._settings.lr_net, recipe, draws.seed, epoch)
+            network = train_on_set(self._derivatives, network, synthetic, self._settings.lr_net, self._recipe, draws.seed, epoch)
         return network
 
-    def _real(self, candidate: Candidate, draws: StepKey) -> Tensor:
-        """Gradients (C, P) of the real batches; those of the last candidate and step are kept for its update."""
-        place = (candidate.network.theta, draws.key, candidate.index)
-        if self._kept is None or self._kept[0][0] is not place[0] or self._kept[0][1:] != place[1:]:
+    def _real(self, candidate: Candidate, draws: StepKey, classes: Tensor | slice = slice(None)) -> Tensor:
+        """Gradients (C, P) of the real batches; those of all classes for the last candidate and step are kept for its update."""
+        place, whole = (candidate.network.theta, draws.key, candidate.index), isinstance(classes, slice)
+        if not whole or self._kept is None or self._kept[0][0] is not place[0] or self._kept[0][1:] != place[1:]:
             real, count = self._resources.real, self._settings.batch_real
             rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
-            seen = apply_classes(real.images(rows), self._siamese(candidate, draws))
+            seen = apply_classes(real.images(rows[classes]), of_classes(self._siamese(candidate, draws), classes))
             chunk = self._chunks.of(real=count)
-            found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels, chunk)
+            found = gradients.class_gradients(self._resources.model, candidate.network.theta, seen, self._labels[classes], chunk)
+            if not whole:
+                return found
             self._kept = (place, found)
         return self._kept[1]
 
@@ -107,7 +119,7 @@ class GradientMatching:
 
 
 def _problems(config: Config, facts: DataFacts | None) -> list[str]:
-    found = batch_problems("dc.batch_real", config.dc.batch_real, facts)
+    found = rank_problems(config, facts) + batch_problems("dc.batch_real", config.dc.batch_real, facts)
     if config.ipc not in LOOPS and (config.dc.outer is None or config.dc.inner is None):
         found.append(
             f"--ipc={config.ipc} has no loop counts in the paper's table ({', '.join(map(str, LOOPS))}). Give --dc.outer (image updates "
@@ -125,7 +137,7 @@ for _name, _siamese in (("dc", False), ("dsa", True)):
             optimiser=lambda config, side, outer: image_optimiser(config.dc.lr_img, config.dc.momentum),
             step_size=lambda config: EVALUATION_RATE,
             rates=lambda config: {"dc.lr_img": config.dc.lr_img},
-            networks=NetworkRules(length=lambda config: loops(config)[0]),
+            networks=NetworkRules(length=lambda config: loops(config)[0], warms=True, ranks_classes=True),
             problems=_problems,
         )
     )

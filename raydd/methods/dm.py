@@ -22,11 +22,19 @@ from raydd.methods.networks import (
     draw_key,
     fresh,
     image_optimiser,
+    of_classes,
     purpose,
+    rank_problems,
+    ranked_classes,
     seen_apart,
     siamese,
 )
+from raydd.methods.real_training import warmed
+from raydd.training import Recipe
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
+
+WARM_UP_BATCH = 256
+"""Real images in a batch of a network's warm-up: that of the paper's evaluation, since nothing else trains a network."""
 
 
 class DistributionMatching:
@@ -38,11 +46,12 @@ class DistributionMatching:
         self._chunks = Chunks(resources.model, resources.device, "features", config.dm.class_chunk)
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
-        """The matching loss, first order."""
+        """The matching loss, first order; with `selection.rank_classes` the mean over these classes."""
         started = time.perf_counter()
-        drawn = siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws)
-        real = self._real(candidate, draws, drawn)
-        seen = apply_classes(by_class(synthetic.images, self._classes), drawn)
+        classes = ranked_classes(self._config, draws, self._classes)
+        drawn = of_classes(siamese(self._config, self._resources, self._config.augment.strategy, candidate, draws), classes)
+        real = self._real(candidate, draws, drawn, classes)
+        seen = apply_classes(by_class(synthetic.images, self._classes)[classes], drawn)
         chunk = self._chunks.of(synthetic=seen.shape[1], frozen=synthetic.frozen)
         means = features.mean_features(self._resources.model, candidate.network.theta, seen, chunk)
         losses, _ = features.feature_distance("mse", real, means)
@@ -61,8 +70,9 @@ class DistributionMatching:
         return Update(losses.mean().item(), gradient.flatten(0, 1).cpu(), torch.zeros(()), time.perf_counter() - started)
 
     def begin(self, born: int) -> Network:
-        """A fresh random network."""
-        return fresh(self._resources, self._config, born)
+        """A fresh random network, warmed up where the settings ask for it."""
+        recipe = Recipe(WARM_UP_BATCH, strategy=self._config.augment.strategy, parameters="per-image")
+        return warmed(self._resources, self._config, fresh(self._resources, self._config, born), EVALUATION_RATE, recipe)
 
     def prepare(self, network: Network, draws: StepKey) -> Network:
         """Nothing is needed before the update."""
@@ -72,15 +82,19 @@ class DistributionMatching:
         """DM trains no network."""
         return network
 
-    def _real(self, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None) -> Tensor:
+    def _real(self, candidate: Candidate, draws: StepKey, drawn: ClassDraw | None, classes: Tensor | slice = slice(None)) -> Tensor:
         real, count = self._resources.real, self._settings.batch_real
         rows = real.random_rows(count, draws.seed, draws.step, purpose(self._config, "real-batch", candidate), draws.attempt)
-        seen = apply_classes(real.images(rows), drawn)
+        seen = apply_classes(real.images(rows[classes]), drawn)
         return features.mean_features(self._resources.model, candidate.network.theta, seen, self._chunks.of(real=count))
 
 
 def _problems(config: Config, facts: DataFacts | None) -> list[str]:
-    return chunk_problems(config, config.dm.class_chunk) + batch_problems("dm.batch_real", config.dm.batch_real, facts)
+    return (
+        rank_problems(config, facts)
+        + chunk_problems(config, config.dm.class_chunk)
+        + batch_problems("dm.batch_real", config.dm.batch_real, facts)
+    )
 
 
 register(
@@ -91,7 +105,7 @@ register(
         optimiser=lambda config, side, outer: image_optimiser(config.dm.lr_img, config.dm.momentum),
         step_size=lambda config: EVALUATION_RATE,
         rates=lambda config: {"dm.lr_img": config.dm.lr_img},
-        networks=NetworkRules(length=lambda config: 1),
+        networks=NetworkRules(length=lambda config: 1, warms=True, ranks_classes=True),
         matched=lambda config: "features",
         problems=_problems,
     )

@@ -16,14 +16,27 @@ from raydd.augment import diffaug
 from raydd.augment.classes import ClassDraw, apply_classes
 from raydd.config import Config
 from raydd.decode import Decoding, decode, sources
+from raydd.errors import ConfigError
 from raydd.matching import both, distances, features, gradients
 from raydd.matching.both import Targets
 from raydd.matching.distances import Distance, idc_distance
 from raydd.matching.memory import Matched
 from raydd.methods.base import DataFacts, MethodEntry, NetworkRules, Optimiser, Resources, register
 from raydd.methods.chunks import Chunks, images_together
-from raydd.methods.networks import EVALUATION_RATE, StepKey, batch_problems, by_class, draw_key, fresh, parted, purpose
-from raydd.methods.real_training import RealTraining
+from raydd.methods.networks import (
+    EVALUATION_RATE,
+    StepKey,
+    batch_problems,
+    by_class,
+    draw_key,
+    fresh,
+    of_classes,
+    parted,
+    purpose,
+    rank_problems,
+    ranked_classes,
+)
+from raydd.methods.real_training import RealTraining, warm_up_batches
 from raydd.models import build
 from raydd.rng import stream
 from raydd.types import Candidate, Network, Score, SyntheticSet, Update
@@ -61,17 +74,18 @@ class IDC:
     # What is matched
 
     def score(self, synthetic: SyntheticSet, candidate: Candidate, draws: StepKey) -> Score:
-        """The matching loss, first order."""
+        """The matching loss, first order; with `selection.rank_classes` the mean over these classes."""
         started = time.perf_counter()
-        model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws)
-        images = by_class(synthetic.images, len(self._labels))
-        parts = self._seen(images, synthetic.frozen, candidate, draws)
+        classes = ranked_classes(self._config, draws, len(self._labels))
+        model, theta, target = self._resources.model, candidate.network.theta, self._target(candidate, draws, classes)
+        labels = self._labels[classes]
+        parts = self._seen(by_class(synthetic.images, len(self._labels))[classes], synthetic.frozen, candidate, draws, classes)
         seen = torch.cat(parts, 1)
         chunk = self._chunks.of(synthetic=seen.shape[1], frozen=parts[0].shape[1])
         if self._grads and self._feats:
-            losses = both.scores(model, theta, Targets(**target), seen, *self._how, chunk)
+            losses = both.scores(model, theta, Targets(**target), seen, labels, *self._how, chunk)
         elif self._grads:
-            losses = gradients.scores(model, theta, target["gradients"], seen, self._labels, self._distance, chunk)
+            losses = gradients.scores(model, theta, target["gradients"], seen, labels, self._distance, chunk)
         else:
             means = features.mean_features(model, theta, seen, chunk)
             losses = self._weight * features.feature_distance(self._feature_metric, target["features"], means)[0]
@@ -92,7 +106,7 @@ class IDC:
         whole, held = torch.cat([still, seen.detach()], 1), still.shape[1]
         chunk = self._chunks.of(synthetic=whole.shape[1], frozen=held)
         if self._grads and self._feats:
-            losses, towards = both.match(model, theta, Targets(**target), whole, *self._how, chunk, held)
+            losses, towards = both.match(model, theta, Targets(**target), whole, self._labels, *self._how, chunk, held)
         elif self._grads:
             place = (target["gradients"], whole, self._labels, self._distance, chunk)
             losses, towards = gradients.match(model, theta, *place, held)
@@ -108,25 +122,25 @@ class IDC:
         memory = candidate.network.memory | found | {"target.key": torch.tensor((*draws.key, candidate.index))}
         return replace(candidate.network, memory=memory)
 
-    def _target(self, candidate: Candidate, draws: StepKey) -> dict[str, Tensor]:
+    def _target(self, candidate: Candidate, draws: StepKey, classes: Tensor | slice = slice(None)) -> dict[str, Tensor]:
         """Real gradients (C, P) and mean features (C, F), as far as they are matched: remembered for this step, or found."""
         model, network = self._resources.model, candidate.network
         key = network.memory.get("target.key")
         if key is not None and tuple(key.tolist()) == (*draws.key, candidate.index):
             kept = {name: network.memory.get(f"target.{name}") for name in ("gradients", "features")}
-            return {name: value.to(self._resources.device) for name, value in kept.items() if value is not None}
-        real = self._real(candidate, draws)
+            return {name: value[classes].to(self._resources.device) for name, value in kept.items() if value is not None}
+        real, labels = self._real(candidate, draws, classes), self._labels[classes]
         chunk = self._chunks.of(real=real.shape[1])
         if self._grads and self._feats:
-            return vars(both.targets(model, network.theta, real, self._labels, chunk))
+            return vars(both.targets(model, network.theta, real, labels, chunk))
         if self._grads:
-            return {"gradients": gradients.class_gradients(model, network.theta, real, self._labels, chunk)}
+            return {"gradients": gradients.class_gradients(model, network.theta, real, labels, chunk)}
         return {"features": features.mean_features(model, network.theta, real, chunk)}
 
     @property
-    def _how(self) -> tuple[Tensor, Distance, str, float]:
+    def _how(self) -> tuple[Distance, str, float]:
         """What gradients and features together are matched by."""
-        return self._labels, self._distance, self._feature_metric, self._weight
+        return self._distance, self._feature_metric, self._weight
 
     # Networks
 
@@ -134,7 +148,9 @@ class IDC:
         """A fresh network after the epochs and batches on real data that the settings ask for."""
         training, network = self._training, fresh(self._resources, self._config, born)
         epochs = self._settings.early + (self._config.dream.warm_up if self._features else 0)
-        return training.warm_up(network, epochs * training.epoch_batches + self._pool_batches(born))
+        default = 0 if self._features else self._settings.net_images
+        slots = warm_up_batches(self._config, born, training.size, default)
+        return training.warm_up(network, epochs * training.epoch_batches + slots)
 
     def prepare(self, network: Network, draws: StepKey) -> Network:
         """The network with its representatives, where the method has these."""
@@ -149,17 +165,6 @@ class IDC:
         due = self._representatives and network.inner % self._config.dream.interval == 0
         return self._choose(network, draws) if due else network
 
-    def _pool_batches(self, born: int) -> int:
-        """Warm-up of a slot that competes with others: `selection.warm_up_images`, so often as its number draws."""
-        selection = self._config.selection
-        if selection.candidates == 1:
-            return 0
-        default = 0 if self._features else self._settings.net_images
-        images = default if selection.warm_up_images is None else selection.warm_up_images
-        generator = stream(self._config.seed, born, "warm-up-spread")
-        times = 1 + int(torch.randint(selection.warm_up_spread + 1, (), generator=generator))
-        return times * self._training.batches(images)
-
     def _choose(self, network: Network, draws: StepKey) -> Network:
         """The network with the rows (C, batch_real) that represent each class for it, by k-means on its features of raw pixels."""
         dream, real, count = self._config.dream, self._resources.real, self._settings.batch_real
@@ -173,6 +178,7 @@ class IDC:
                 subsample=dream.subsample,
                 spread=dream.spread,
                 iterations=dream.iterations,
+                reseed=dream.reseed,
                 name=f"class {label}",
             )
             chosen.append(rows[found.cpu()])
@@ -192,16 +198,18 @@ class IDC:
     def _feature_metric(self) -> str:
         return self._settings.metric if self._grads and self._settings.metric in ("mse", "l1") else "mse"
 
-    def _real(self, candidate: Candidate, draws: StepKey) -> Tensor:
+    def _real(self, candidate: Candidate, draws: StepKey, classes: Tensor | slice) -> Tensor:
         """Real images (C, n, ch, H, W) as the network sees them."""
         rows = candidate.network.memory.get("representatives") if self._representatives else None
         real = self._resources.real
         if rows is None:
             name = purpose(self._config, "real-batch", candidate)
             rows = real.next_rows(self._settings.batch_real, draws.seed, draws.step, name, draws.attempt)
-        return apply_classes(real.images(rows), self._siamese(candidate, draws))
+        return apply_classes(real.images(rows[classes]), of_classes(self._siamese(candidate, draws), classes))
 
-    def _seen(self, images: Tensor, frozen: int, candidate: Candidate, draws: StepKey) -> tuple[Tensor, Tensor]:
+    def _seen(
+        self, images: Tensor, frozen: int, candidate: Candidate, draws: StepKey, classes: Tensor | slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
         """Synthetic images (C, n, ...) as the network sees them: decoded, a subset of these if there are many, normalised, augmented.
 
         In two parts, of which the first comes from frozen images and has no graph. The second has as many of every class, so a class of
@@ -210,8 +218,8 @@ class IDC:
         decoded = decode(images, self._decoding)
         rows, held = self._rows(images.shape[1], decoded.shape[1], frozen, candidate, draws)
         if rows is not None:
-            decoded = decoded[torch.arange(len(decoded))[:, None], rows]
-        drawn, transform = self._siamese(candidate, draws), self._resources.real.resident.transform
+            decoded = decoded[torch.arange(len(decoded))[:, None], rows[classes]]
+        drawn, transform = of_classes(self._siamese(candidate, draws), classes), self._resources.real.resident.transform
         parts = decoded[:, :held].detach(), decoded[:, held:]
         normalised = [transform.forward(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in parts]
         return apply_classes(normalised[0], drawn), apply_classes(normalised[1], drawn)
@@ -242,11 +250,21 @@ def _optimiser(config: Config, side: int, outer: int) -> Optimiser:
     return Optimiser(lr, idc.momentum, class_sum=True, class_order=True, clamp=True)
 
 
+def _matches_nothing(config: Config, facts: DataFacts) -> bool:
+    """Whether the network has no gradient that the settings match. One that cannot be built is refused elsewhere."""
+    try:
+        layout = build(config.model, facts.shape, len(facts.classes)).layout
+    except ConfigError:
+        return False
+    return not idc_distance(layout, config.idc.metric, config.idc.bias, config.idc.fc).parts
+
+
 def _problems(config: Config, facts: DataFacts | None) -> list[str]:
     idc, dream, found = config.idc, config.dream, []
-    if idc.factor > 1 and config.init not in ("mix", "kmeans", "noise"):
+    if idc.factor > 1 and config.init == "real":
         found.append(
-            f"--init={config.init} with --idc.factor={idc.factor}: several images share a stored one. Use --init mix, kmeans or noise."
+            f"--init={config.init} with --idc.factor={idc.factor}: several images share a stored one. "
+            "Use --init mix, kmeans or noise, or first."
         )
     if config.method == "idc" and config.selection.rank_batch == "own":
         found.append("--selection.rank_batch=own needs a method with representatives: dream or dreamplus.")
@@ -256,18 +274,23 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
         return found
     if idc.factor > facts.shape[-1]:
         found.append(f"--idc.factor={idc.factor} is more than the {facts.shape[-1]} pixels of a side.")
-    if (
-        idc.match == "grad"
-        and not idc_distance(build(config.model, facts.shape, len(facts.classes)).layout, idc.metric, idc.bias, idc.fc).parts
-    ):
+    if idc.match == "grad" and _matches_nothing(config, facts):
         found.append(
             f"--model.name={config.model.name}: {config.method} matches the gradients of convolutions, and this network has none. Match "
             "its other weights with --idc.fc, or features with --idc.match feat, or use another network."
         )
-    return found + batch_problems("idc.batch_real", idc.batch_real, facts)
+    return found + rank_problems(config, facts) + batch_problems("idc.batch_real", idc.batch_real, facts)
 
 
-_RULES = NetworkRules(length=lambda config: config.idc.inner_steps, slots="put_back", independent=True, prepares=True, trains_last=True)
+_RULES = NetworkRules(
+    length=lambda config: config.idc.inner_steps,
+    slots="put_back",
+    independent=True,
+    prepares=True,
+    trains_last=True,
+    warms=True,
+    ranks_classes=True,
+)
 _BUILDS = {
     "idc": lambda config, resources: IDC(config, resources),
     "dream": lambda config, resources: IDC(config, resources, representatives=True),

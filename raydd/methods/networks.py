@@ -58,6 +58,26 @@ def siamese(config: Config, resources: Resources, strategy: str, candidate: Cand
     return drawn and drawn.to(resources.device)
 
 
+def ranked_classes(config: Config, draws: StepKey, classes: int) -> Tensor | slice:
+    """The classes on which the candidates of a step are scored, the same for all: int64 (k,), ascending, or all of them as a slice."""
+    count = config.selection.rank_classes
+    if count is None:
+        return slice(None)
+    order = torch.randperm(classes, generator=stream(draws.seed, draws.step, "rank-classes", draws.attempt))
+    return order[:count].sort().values
+
+
+def of_classes(drawn: ClassDraw | None, classes: Tensor | slice) -> ClassDraw | None:
+    """The part of a draw that is for some of the classes."""
+    if drawn is None or isinstance(classes, slice):
+        return drawn
+    stages = []
+    for stage in drawn.stages:
+        values = tuple({name: value[classes.to(value.device)] for name, value in each.items()} for each in stage.values)
+        stages.append(replace(stage, choice=stage.choice[classes], values=values))
+    return ClassDraw(tuple(stages))
+
+
 def fresh(resources: Resources, config: Config, born: int) -> Network:
     """Network number `born` of a run, without momentum: untrained, or in a later stage a copy of one of its start networks."""
     if resources.starts is None:
@@ -116,6 +136,15 @@ def chunk_problems(config: Config, chunk: int | None) -> list[str]:
         f"--{config.method}.class_chunk={chunk} with --model.norm batch: statistics are those of all classes in one pass. "
         f"Leave --{config.method}.class_chunk out, or use --model.norm instance."
     ]
+
+
+def rank_problems(config: Config, facts: DataFacts | None, least: int = 1) -> list[str]:
+    """Refuses a number of classes to score on that the data does not have, or below `least`."""
+    count = config.selection.rank_classes
+    if count is None or (count >= least and (facts is None or count <= len(facts.classes))):
+        return []
+    allowed = f"from {least} to {len(facts.classes)}, the classes of the data" if facts else f"at least {least}"
+    return [f"--selection.rank_classes={count} must be {allowed}, for {config.method}. Leave it out for all classes."]
 
 
 def batch_problems(flag: str, count: int, facts: DataFacts | None) -> list[str]:

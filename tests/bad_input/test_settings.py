@@ -83,7 +83,7 @@ def test_setting_that_cannot_be(store: Path, tmp_path: Path, arguments: tuple[st
         ("dm", ("--selection.slots", "keep", "--selection.pool", "2"), ("--selection.candidates=3 is more than the 2 network slots",)),
         ("dm", ("--selection.share_start",), ("--selection.share_start=True does not go with --method dm",)),
         ("dc", ("--selection.rank_batch", "own"), ("--selection.rank_batch=own does not go with --method dc",)),
-        ("dc", ("--selection.warm_up_images", "9"), ("--selection.warm_up_images=9 does not go with --method dc",)),
+        ("mtt", ("--selection.warm_up_images", "9"), ("--selection.warm_up_images=9 does not go with --method mtt",)),
         ("mtt", ("--selection.slots", "keep"), ("--selection.slots=keep does not go with --method mtt",)),
         ("mtt", ("--selection.every", "2", "--selection.no_common_draws"), ("--selection.every=2", "--selection.common_draws=False")),
     ],

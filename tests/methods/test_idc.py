@@ -137,7 +137,7 @@ def test_representatives_are_images_of_their_class() -> None:
 
 def test_they_are_chosen_by_features_of_raw_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither normalised nor augmented, on the network as it is, with the settings of DREAM."""
-    found, calls = case("dream", dream__subsample=2, dream__iterations=7, dream__spread=False), []
+    found, calls = case("dream", dream__subsample=2, dream__iterations=7, dream__spread=False, dream__reseed=False), []
     choose = kmeans.representatives
     monkeypatch.setattr(kmeans, "representatives", lambda *given, **how: (calls.append((given, how)), choose(*given, **how))[1])
     network = found.fresh().prepare(replace(found.candidates[0].network, memory={}), found.draws)
@@ -146,7 +146,7 @@ def test_they_are_chosen_by_features_of_raw_pixels(monkeypatch: pytest.MonkeyPat
         pixels = transform.inverse(found.resources.real.images(found.resources.real.rows[label]))
         assert pixels.min() + 1e-6 >= 0 and pixels.max() <= 1 + 1e-6
         torch.testing.assert_close(features, found.resources.model.embed(network.theta, pixels), rtol=1e-4, atol=1e-5)
-        assert (count, how["subsample"], how["iterations"], how["spread"]) == (4, 2, 7, False)
+        assert (count, how["subsample"], how["iterations"], how["spread"], how["reseed"]) == (4, 2, 7, False, False)
     assert len(calls) == CLASSES
 
 
@@ -281,5 +281,6 @@ def test_settings_that_cannot_be() -> None:
         (problem,) = problems(settings("dream", **changes), facts)
         assert words in problem
     assert problems(settings("dream", init="real", idc__factor=1), facts) == []
+    assert problems(settings("dream", init="first"), facts) == []
     (own,) = method("idc").problems(settings("idc", selection__rank_batch="own"), facts)
     assert "--selection.rank_batch=own" in own and "dreamplus" in own
