@@ -111,14 +111,20 @@ def _of_stage(purpose: str, stage: int) -> str:
 
 
 def _composed(setup: Setup, decoding: Decoding, stage: int, starts: StartsPlace | None) -> Tensor:
-    """Several real images in each stored one: by lot (mix), or those nearest to cluster centres (kmeans)."""
+    """One or several real images in each stored one: by lot (mix), the first ones (first), or those nearest to cluster centres (kmeans).
+
+    Of the first ones every stage takes those that come after the stage before's, unless a curriculum gives each stage its own.
+    """
     config, train = setup.config, setup.dataset.train
     count = config.ipc * decoding.factor**2
     setting = f"--init={config.init} with --ipc={config.ipc}"
-    rows = initial.class_rows(torch.tensor(train.labels), setup.dataset.classes, count, setting)
+    before = count * (stage - 1) if config.init == "first" and config.curriculum.scores == "none" else 0
+    rows = initial.class_rows(torch.tensor(train.labels), setup.dataset.classes, before + count, setting)
     pixels = torch.from_numpy(train.images.copy()).float() / 255
     if config.init == "mix":
         chosen = initial.random_rows(rows, count, config.seed, _of_stage("init-images", stage))
+    elif config.init == "first":
+        chosen = initial.first_rows(rows, before + count)[:, before:]
     else:
         theta = _initial_network(setup, starts)
 
@@ -126,7 +132,7 @@ def _composed(setup: Setup, decoding: Decoding, stage: int, starts: StartsPlace 
             with torch.no_grad():
                 return torch.cat([setup.model.embed(theta, pixels[part].to(setup.device)) for part in own.split(512)])
 
-        chosen = initial.central_rows(rows, count, embed, config.seed, _of_stage("init-kmeans", stage))
+        chosen = initial.central_rows(rows, count, embed, config.seed, _of_stage("init-kmeans", stage), reseed=config.dream.reseed)
     images = initial.mix(pixels[chosen.flatten()].unflatten(0, chosen.shape), decoding.factor)
     if decoding.space == "pixels":
         return images
