@@ -49,13 +49,13 @@ def run(
         told = ready_curriculum(setup, services, report, should_stop)
     except Stopped:
         return {"images_sha256": "", "steps": 0, "complete": False, "evaluation": None}
-    if told is not None:
-        atomic_write_json(folder.path / "curriculum.json", told)
     decided_by = {**identity(config), "data_fingerprint": setup.dataset.fingerprint}
     session = Session(folder, setup, decided_by, services, report)
     try:
         refuse_other_links(setup, session.finished_stages(), session.links)
         session.accept()
+        if told is not None:
+            atomic_write_json(folder.path / "curriculum.json", told)
         _stages(session, setup, services, should_stop, report)
         return session.finish(should_stop)
     finally:

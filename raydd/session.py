@@ -61,6 +61,7 @@ class Session:
         self._started, self._seconds_before = time.monotonic(), 0.0
         self._previewed, self._preview_seconds = self._started, 0.0
         self._stage_hashes: list[str] = []
+        self._resumed_at: int | None = None
         self.links: tuple[dict[str, Any], ...] = ()
         """The trainings behind the networks that the stages so far have started from (`raydd.transition.StageResources`)."""
         self.state, self.initial_images = self._resume() or self._begin()
@@ -87,7 +88,7 @@ class Session:
         read_stages(self._folder.path, self._stage_hashes)  # refuses what is missing or altered before anything is done
         self._seconds_before = found.state["seconds"]
         self._rewind(found.step)
-        self._folder.note_resumption(found.step, self._setup.execution)
+        self._resumed_at = found.step
         self._waiting = [self._unfinished(entry, found.tensors[_name(entry)], state.whole) for entry in found.state["pending"]]
         return state, found.tensors["initial_images"]
 
@@ -120,7 +121,12 @@ class Session:
                 self._recorded.add((record["step"], record["kind"]))
 
     def accept(self) -> None:
-        """Have the folder name the settings that the run is carried on with; a run that has got more to do is no longer complete."""
+        """Have the folder name the settings that the run is carried on with, and where and from which step that is.
+
+        Only from here on has a resumption changed the folder. A run that has got more to do is no longer complete.
+        """
+        if self._resumed_at is not None:
+            self._folder.note_resumption(self._resumed_at, self._setup.execution)
         self._folder.update_config(self._setup.config)
         if self._folder.result.exists() and not is_done(self._setup.config, self.state):
             self._folder.write_result({**read_json(self._folder.result), "complete": False})

@@ -14,7 +14,7 @@ from raydd.data import Dataset
 from raydd.errors import ConfigError
 from raydd.launch import extend
 from raydd.setup import MethodFactory, prepare, staged
-from tests.runs import CONFIG, but, go, with_networks
+from tests.runs import CONFIG, but, execution, go, with_networks
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -72,3 +72,17 @@ def test_an_empty_range_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--curriculum\.width=3: stage 2 has 0 images of class"):
         go(tmp_path / "run", tmp_path / "store", config)
     assert not (tmp_path / "run" / "checkpoints").exists() or not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_refused_extension_changes_nothing(tmp_path: Path) -> None:
+    """The curriculum of three stages, and where the run was taken up again, are written when the third is accepted, and not before."""
+    ranges = {"curriculum__quantiles": False, "curriculum__edges": "0,1,2,3", "curriculum__least": 6}
+    config, path = with_networks("dm", init="noise", steps=1, **CURRICULUM | ranges, **STAGES), tmp_path / "run"
+    own = go(path, tmp_path / "store", config) and execution(path, tmp_path / "store")
+    kept = {file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != ".lock"}
+    with pytest.raises(ConfigError, match="now training would differ"):
+        extend(path, 1, but(config, evaluation__batch_size=32), own)
+    assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file() and file.name != ".lock"} == kept
+    extend(path, 1, execution=own)
+    assert len(json.loads((path / "curriculum.json").read_text())["shares"]) == 3
+    assert [entry["step"] for entry in json.loads((path / "environment.json").read_text())["resumed"]] == [2]
