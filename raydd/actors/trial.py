@@ -19,6 +19,7 @@ import ray
 from filelock import FileLock
 from ray import tune
 
+from raydd import artifact
 from raydd import plan as planner
 from raydd.actors import fork
 from raydd.actors.cluster import Bundle, Cluster, bundles
@@ -222,8 +223,6 @@ def _teller(plan: TrialPlan, folder: RunFolder) -> Callable[[dict[str, Any]], No
 
 def _architectures(folder: RunFolder, setup: Setup, models: tuple[str, ...], reports: TrialReports) -> dict[str, dict[str, Any]]:
     """The result of a finished run on networks by name, beside random real images; what is in the folder is not done again."""
-    from raydd import artifact  # only where it is needed: it reads and checks whole files
-
     path = folder.path / ARCHITECTURES
     known = read_json(path) if path.exists() else {}
     protocol = fingerprint([to_dict(setup.config.evaluation), total_steps(setup.config)])[:16]

@@ -1,13 +1,15 @@
 """Trials without Tune: what they ask for, what their runs are called, what they report, and how a population forks runs."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raydd.actors import fork
+from raydd.actors import fork, trial
 from raydd.actors.trial import TrialPlan, run_name
 from raydd.actors.trial_reports import PICTURE, ObservedFolder, TrialReports
 from raydd.config import Config, Execution, override, to_dict
@@ -15,6 +17,8 @@ from raydd.errors import ConfigError
 from raydd.files import read_json, read_lines
 from raydd.recipes import load_recipe
 from raydd.runfolder import RunFolder
+from raydd.services import InlineServices
+from raydd.setup import prepare
 from tests import runs
 from tests.sweeps.runs_by_hand import CONFIG, a_run, evaluation, record
 
@@ -74,6 +78,33 @@ def test_a_name_belongs_to_what_decides_the_images() -> None:
 def test_steps_and_evaluation_are_no_part_of_a_name_unless_stages_depend_on_them() -> None:
     assert name() == name(steps=999) == name(evaluation__nets=9)
     assert len({name(stages__count=2), name(stages__count=3), name(stages__count=2, steps=999)}) == 3
+
+
+# What trials share
+
+
+def test_what_trials_share_is_made_by_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = prepare(runs.CONFIG, runs.execution(tmp_path / "run", tmp_path / "store"))
+    inside: list[int] = []
+    most: list[int] = []
+
+    def build(*arguments: Any) -> None:
+        inside.append(1)
+        time.sleep(0.1)
+        most.append(len(inside))
+        inside.pop()
+
+    monkeypatch.setattr(trial, "build_experts", build)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: trial.build_shared(setup, InlineServices(setup.device), print), range(3)))
+    assert most == [1, 1, 1]
+
+
+def test_methods_without_experts_wait_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "build_experts", lambda *arguments: pytest.fail("no experts are needed"))
+    setup = prepare(runs.with_networks("dm"), runs.execution(tmp_path / "run", tmp_path / "store"))
+    trial.build_shared(setup, InlineServices(setup.device), print)
+    assert not (tmp_path / "store").exists()
 
 
 # What it reports
