@@ -46,7 +46,7 @@ def main() -> None:
     passes = round(2 * options.epochs / (STAGES + 1))
     updates = str(STAGES * (passes + 1))  # the protocol makes one pass more; each set is one batch
     judged = {
-        "staged, progressive": ["staged", "--epochs", str(passes)],
+        "staged, progressive": ["staged", "--epochs", str(options.epochs)],
         "staged, union": ["staged", "--stages", "union", "--updates", updates],
         "single stage": ["single", "--updates", updates],
     }

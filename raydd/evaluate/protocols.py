@@ -134,7 +134,7 @@ def resolve(config: Config, model: ModelConfig, counts: Sequence[int], side: int
 
     `counts` are the training images, decoded, of each set that the networks are trained on in turn; one but for staged sets. `ipc`
     is how many stored images of each class they hold in all (default: `config.ipc`, which is right for one stage). All sets get as
-    many epochs: those of `stage_epochs`, unless `evaluation.epochs` or `evaluation.updates` say otherwise.
+    many epochs: what `stage_epochs` makes of `evaluation.epochs` or the protocol's, unless `evaluation.updates` says otherwise.
 
     Raises `ConfigError` for an unknown protocol, for an augmentation that is none and for updates given together with epochs.
     """
@@ -143,8 +143,7 @@ def resolve(config: Config, model: ModelConfig, counts: Sequence[int], side: int
     case = Case(model, images, max(1, images // ipc), ipc, side, classes)
     augment = augmentation(config, named.augment(case))
     batch_size = _either(given.batch_size, named.batch_size)
-    usual = stage_epochs(given.stages, named.epochs(case, augment.family != "none"), len(counts))
-    epochs = _either(given.epochs, usual)
+    epochs = stage_epochs(given.stages, _either(given.epochs, named.epochs(case, augment.family != "none")), len(counts))
     if given.same_compute:
         epochs = max(1, epochs // case.views)
     if given.updates is not None:

@@ -32,7 +32,7 @@ def stage_epochs(mode: str, epochs: int, sets: int) -> int:
 
     progressive: 2 epochs / (P + 1), because sum_i i = P (P + 1) / 2 (PDD, appendix A1.1). Others see every image once an epoch.
     """
-    return max(1, round(2 * epochs / (sets + 1))) if mode == "progressive" else epochs
+    return max(min(1, epochs), round(2 * epochs / (sets + 1))) if mode == "progressive" else epochs
 
 
 def batches(count: int, batch_size: int) -> int:

@@ -27,6 +27,11 @@ def with_evaluation(digits: Digits, **settings: Any) -> Config:
     return replace(digits.config, evaluation=replace(digits.config.evaluation, **settings))
 
 
+def three_each(digits: Digits, sets: int) -> Config:
+    """Settings by which so many sets get three epochs each."""
+    return with_evaluation(digits, epochs=3 * (sets + 1) // 2)
+
+
 def prefixes(digits: Digits, stages: int = 3) -> list[TrainingSet]:
     """U_1, U_2, .. with one image of each class in every stage."""
     rows = random_rows(digits.train.labels, 10, stages, 0, "test").reshape(10, stages)
@@ -36,6 +41,7 @@ def prefixes(digits: Digits, stages: int = 3) -> list[TrainingSet]:
 
 def run(digits: Digits, sets: list[TrainingSet], model: FlatModel | None = None, together: bool = False, **settings: Any) -> Evaluation:
     test = TensorBatches(digits.test.images[:200], digits.test.labels[:200])
+    settings = {"epochs": 3 * (len(sets) + 1) // 2, **settings}
     return evaluate(with_evaluation(digits, **settings), model or digits.model, sets, test, "cpu", together=together)
 
 
@@ -73,7 +79,9 @@ def test_the_papers_epochs_for_five_stages(digits: Digits) -> None:
     for mode, epochs in (("progressive", 333), ("union", 1000), ("sequential", 1000)):
         config = with_evaluation(digits, epochs=None, stages=mode)
         assert settings_for(config, digits.model, *stage_counts(mode, 20, 5), ipc=10).epochs == epochs
-        assert settings_for(with_evaluation(digits, stages=mode), digits.model, *stage_counts(mode, 20, 5), ipc=10).epochs == 3
+        assert settings_for(with_evaluation(digits, stages=mode), digits.model, *stage_counts(mode, 20, 5), ipc=10).epochs == stage_epochs(
+            mode, 3, 1 if mode == "union" else 5
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,7 +123,7 @@ def test_updates_are_counted(digits: Digits, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("carry", [True, False])
 def test_it_is_a_loop_on_torch_optim(digits: Digits, carry: bool) -> None:
     """PDD's program: a rate and a drop in every stage, and the momentum of one optimiser throughout; or a fresh one each time."""
-    sets, settings = prefixes(digits), settings_for(digits.config, digits.model, 10, 20, 30)
+    sets, settings = prefixes(digits), settings_for(three_each(digits, 3), digits.model, 10, 20, 30)
     settings, streams = replace(settings, augment="none", strategy="none"), Streams(0, "evaluation", (0,))
     networks = initial(digits.model, streams, "cpu")
     for place, training in enumerate(sets):
@@ -173,7 +181,7 @@ def test_running_statistics_go_on(digits: Digits) -> None:
     sets, streams = prefixes(digits, 2), Streams(0, "evaluation", (0, 1))
     result = run(digits, sets, model)
     networks = initial(model, streams, "cpu", statistics=True)
-    settings = settings_for(digits.config, model, 10, 20)
+    settings = settings_for(three_each(digits, 2), model, 10, 20)
     for place, training in enumerate(sets):
         for _ in train_on(model, networks, training, settings, streams, first_epoch=4 * place, carry_momentum=True):
             pass
@@ -208,7 +216,7 @@ def expected(schedules: list[list[dict[str, Any]]]) -> list[Any]:
 def test_pdds_program_on_mtt(golden: Callable[[str], Any], digits: Digits, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     stages = golden("evaluation_schedules")["pdd_mtt_progressive_evaluation"][case]
     rates = [stage["initial_lr"] for stage in stages]
-    found = recorded_epochs(digits, monkeypatch, rates, epochs=stages[0]["epochs_argument"])
+    found = recorded_epochs(digits, monkeypatch, rates, epochs=stages[0]["epochs_argument"] * (len(stages) + 1) // 2)
     assert [rate for rate, _ in found] == expected([stage["schedule"] for stage in stages])
     places, begun = [], 0
     for stage in stages:
@@ -224,6 +232,6 @@ def test_pdds_program_on_idc(golden: Callable[[str], Any], digits: Digits, monke
     stages = golden("evaluation_schedules")["pdd_idc_progressive_evaluation"][case]["runs"][0]
     rates = [stage["schedule"][0]["lr"] for stage in stages]
     epochs = sum(one["epochs"] for one in stages[0]["schedule"])
-    found = recorded_epochs(digits, monkeypatch, rates, protocol="idc", epochs=epochs)
+    found = recorded_epochs(digits, monkeypatch, rates, protocol="idc", epochs=epochs * (len(stages) + 1) // 2)
     assert [rate for rate, _ in found] == expected([stage["schedule"] for stage in stages])
     assert [found[place * epochs][1] for place in range(len(stages))] == [stage["first_epoch_starts_with_momentum"] for stage in stages]
