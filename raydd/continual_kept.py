@@ -20,9 +20,9 @@ from raydd.data.classes import class_numbers, spelled
 from raydd.decode import training_images
 from raydd.errors import CheckpointError, ConfigError
 from raydd.files import atomic_write_json, read_json
-from raydd.launch import Report, distill, resume, services_for, stop_on_signals
+from raydd.launch import Report, changed_settings, distill, resume, services_for, stop_on_signals
 from raydd.run import identity
-from raydd.runfolder import images_sha256
+from raydd.runfolder import RunFolder, images_sha256
 from raydd.select import RATE, choose, plain, record
 from raydd.select_config import SelectConfig, resolved
 from raydd.setup import prepare
@@ -146,6 +146,7 @@ def _distilled(order: Order, phase: int, report: Report) -> Artifact:
     execution = replace(order.execution, run=str(folder))
     try:
         if (folder / "config.json").exists():
+            _refuse_other_settings(folder, config)
             result = resume(folder, config, execution, report)
         else:
             result = distill(config, execution, report)
@@ -156,6 +157,14 @@ def _distilled(order: Order, phase: int, report: Report) -> Artifact:
     found = artifact.read(folder / "synthetic.safetensors")
     atomic_write_json(folder / _DONE, _mark(config, result["images_sha256"]))
     return found
+
+
+def _refuse_other_settings(folder: Path, config: Config) -> None:
+    changed = changed_settings(config, RunFolder.view(folder).settings()[0])
+    if changed:
+        raise ConfigError(
+            [f"{folder} was distilled with other settings: {', '.join(changed)}. Give those, or another --run, where phases begin anew."]
+        )
 
 
 def _finished(folder: Path, config: Config) -> Artifact | None:
@@ -213,7 +222,7 @@ def _chosen(order: Order, phase: int, method: str, select: SelectConfig, report:
     """Rows that a selection method takes, from the file of an earlier call where that is of the same settings."""
     path = order.folder / "baselines" / method / f"phase_{phase + 1:02d}.json"
     settings = resolved(method, select)
-    config = plain(replace(order.phase(phase), ipc=order.images_per_class), method)
+    config = plain(order.phase(phase), method)
     key = fingerprint({"method": method, "settings": asdict(settings), "config": identity(config), "data": order.dataset.fingerprint})
     found = read_json(path) if path.exists() else {}
     if found.get("key") == key:

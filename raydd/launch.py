@@ -66,11 +66,12 @@ def resume(
     own_config, own_execution = folder.settings()
     config, execution = config or own_config, execution or own_execution
     _check(config, execution)
-    changed = _changed(config, own_config, own_config.stages.count == 1)
+    changed = changed_settings(config, own_config)
     if changed:
-        free = "--evaluation.*" if config.selection.policy == "annealed" else "--steps, --evaluation.*"
+        free = "--steps, --evaluation.*" if _steps_are_free(own_config) else "--evaluation.*"
+        hint = f" --extend {run_path} adds stages." if config.stages.count != own_config.stages.count else ""
         raise ConfigError(
-            [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}."]
+            [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}.{hint}"]
         )
     return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
 
@@ -88,11 +89,13 @@ def extend(
     config = config or own_config
     if stages < 1:
         raise ConfigError([f"--stages.add={stages} must be at least 1."])
+    if not own_config.steps:
+        raise ConfigError([f"--extend {run_path} adds stages, and that run has no steps: a selection has no stages. Use --resume."])
     result = Path(run_path) / "result.json"
     if not result.exists() or not read_json(result).get("complete"):
         name = shlex.quote(str(run_path))
         raise ConfigError([f"--extend {name} adds stages to a finished run, and this one is not. First: raydd distill --resume {name}."])
-    changed = _changed(config, own_config)
+    changed = changed_settings(config, own_config, more_steps=False)
     if changed:
         raise ConfigError(
             [f"--extend {run_path} keeps the run's settings; only --evaluation.* and where it runs may change: {', '.join(changed)}."]
@@ -106,15 +109,23 @@ def extend(
     return _see_through(longer, replace(execution, run=str(Path(run_path).resolve())), report)
 
 
-def _changed(config: Config, own: Config, more_steps: bool = False) -> list[str]:
-    """Settings that decide the images and are not those of the run; with `more_steps` their number is free."""
+def changed_settings(config: Config, own: Config, more_steps: bool = True) -> list[str]:
+    """What decides the images and is not as in a run with the settings `own`, as flags with both values; [] where it may be carried on.
+
+    Without `more_steps` their number stays too, as it does wherever there are several stages.
+    """
     ours, theirs = flatten(identity(config)), flatten(identity(own))
     changed = [f"--{name}={ours[name]} (the run has {theirs[name]})" for name in ours if ours[name] != theirs.get(name)]
-    if config.stages.count != own.stages.count:
-        changed.append(f"--stages.count={config.stages.count} (the run has {own.stages.count}; --extend adds stages)")
-    if not more_steps and config.steps != own.steps:
-        changed.append(f"--steps={config.steps} (every stage of the run has {own.steps})")
+    if "stages.count" not in ours and config.stages.count != own.stages.count:
+        changed.append(f"--stages.count={config.stages.count} (the run has {own.stages.count})")
+    if "steps" not in ours and config.steps != own.steps and not (more_steps and _steps_are_free(own)):
+        changed.append(f"--steps={config.steps} (the run has {own.steps}{' in every stage' if own.stages.count > 1 else ''})")
     return changed
+
+
+def _steps_are_free(own: Config) -> bool:
+    """Whether a run may be carried on to more steps."""
+    return own.stages.count == 1 and own.selection.policy != "annealed"
 
 
 def absolute(config: Config) -> Config:

@@ -58,7 +58,7 @@ class Choice:
 def select(
     method: str, config: Config, execution: Execution | None = None, settings: SelectConfig | None = None, report: Report = silent
 ) -> dict[str, Any]:
-    """Choose `config.ipc` real images of each class and evaluate them beside random ones.
+    """Choose `config.ipc` real images of each class, times the number of stages, and evaluate them beside random ones.
 
     Returns the content of result.json with `run`, the folder, `complete`, and `rows`, the chosen rows of the training split. What is
     refused, or stopped before the choice is made, leaves no folder behind; a stopped evaluation is carried on by `raydd.resume`.
@@ -81,10 +81,13 @@ def select(
 
 
 def plain(config: Config, method: str) -> Config:
-    """The settings of a selection's run: the recipe's data, network and evaluation, and nothing of its method."""
+    """The settings of a selection's run: the recipe's data, network and evaluation, and nothing of its method.
+
+    A selection has no stages: of a recipe with several it takes as many images as these have together, at once.
+    """
     return Config(
         recipe=f"{config.recipe} ({method})" if config.recipe else method,
-        ipc=config.ipc,
+        ipc=config.ipc * config.stages.count,
         steps=0,
         seed=config.seed,
         tf32=config.tf32,
@@ -205,7 +208,7 @@ def _settings(method: str, config: Config, execution: Execution, settings: Selec
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    path = execution.run or f"runs/{config.recipe or 'select'}-{method}-ipc{config.ipc}-{config.seed}"
+    path = execution.run or f"runs/{config.recipe or 'select'}-{method}-ipc{own.ipc}-{config.seed}"
     workers = execution.workers
     if workers is None:
         # Several networks train side by side; one needs no worker.

@@ -347,7 +347,8 @@ def test_another_protocol_takes_the_same_images(finished: tuple[Path, commands.O
 def test_other_settings_are_refused_by_the_phase(finished: tuple[Path, commands.Outcome], tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished[0], tmp_path / "run"))
     text = continual(run, "--model.width", "6").refusal()
-    assert "phase_01 keeps the run's settings" in text and "--model.width=6 (the run has 4)" in text
+    assert "phase_01 was distilled with other settings" in text and "--model.width=6 (the run has 4)" in text
+    assert "another --run" in text and "--resume" not in text
 
 
 def test_a_split_that_does_not_divide_is_refused(tmp_path: Path) -> None:

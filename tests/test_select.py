@@ -304,3 +304,13 @@ def test_other_images_on_another_machine(setup: Setup) -> None:
     worker = NetworkWorker("el2n", setup.config, resolved("el2n", TINY), "0" * 64, setup.transform, setup.execution)
     with pytest.raises(DataError, match="holds other images on this machine"):
         worker()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_images_as_all_stages_have(count: int, tmp_path: Path) -> None:
+    outcome = run_select("random", tmp_path / "run", "--ipc", "2", "--stages.count", str(count))
+    assert outcome.code == 0, outcome.err
+    images = artifact.read(tmp_path / "run" / "synthetic.safetensors").synthetic
+    assert images.labels.bincount().tolist() == [2 * count] * 10 and set(images.stages.tolist()) == {1}
+    assert f"ipc={2 * count} " in outcome.err or count == 1
+    assert result(tmp_path / "run")["evaluation"]["nets"] == 2 and "stages" not in result(tmp_path / "run")

@@ -122,10 +122,13 @@ def test_what_cannot_be_extended(staged: Path, store: Path, tmp_path: Path) -> N
         launch.extend(path, 0)
     with pytest.raises(ConfigError, match=r"only --evaluation\.\* and where it runs may change: --mtt\.lr_img=3\.0"):
         launch.extend(path, 1, but(STAGED, mtt__lr_img=3.0))
-    with pytest.raises(ConfigError, match=r"--stages\.count=4 \(the run has 3; --extend adds stages\)"):
+    with pytest.raises(ConfigError, match=r"only --evaluation\.\* and where it .* --stages\.count=4 \(the run has 3\)\. --extend .* adds stages"):
         launch.resume(path, but(STAGED, stages__count=4))
-    with pytest.raises(ConfigError, match=r"--steps=5 \(every stage of the run has 3\)"):
+    with pytest.raises(ConfigError, match=r"--steps=5 \(the run has 3 in every stage\)"):
         launch.resume(path, but(STAGED, steps=5))
+    RunFolder.create(tmp_path / "chosen", but(STAGED, steps=0, stages__count=1), execution(tmp_path / "chosen", store)).close()
+    with pytest.raises(ConfigError, match="that run has no steps: a selection has no stages"):
+        launch.extend(tmp_path / "chosen", 1)
     go(tmp_path / "half", store, STAGED, should_stop=iter([False, True, True, True]).__next__)
     with pytest.raises(ConfigError, match="adds stages to a finished run, and this one is not. First: raydd distill --resume"):
         launch.extend(tmp_path / "half", 1)
