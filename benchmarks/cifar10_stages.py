@@ -3,8 +3,9 @@
     python benchmarks/cifar10_stages.py --data DIR --work runs/stages --steps 400
 
 DIR holds CIFAR-10 as Parquet. The staged run distils 3 x 3 images per class with --steps steps for each stage, the other 9 with three
-times as many. Networks are trained as DM evaluates: on the staged set progressively and on its union, on the other with as many
-updates. Random real images of the same number stand beside each. Runs are resumed, not repeated, when the script is started again.
+times as many; a third run is staged without transition, so on fresh networks. Networks are trained as DM evaluates: on staged sets
+progressively and on their union, on the other with as many updates. Random real images of the same number stand beside each. Runs are
+resumed, not repeated, when the script is started again.
 Writes cifar10_stages.json and .table.md to benchmarks/results.
 """
 
@@ -26,8 +27,10 @@ def main() -> None:
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    staged = ["--stages.count", str(STAGES), "--ipc", str(IPC), "--steps", str(options.steps)]
     arms = {
-        "staged": ["--stages.count", str(STAGES), "--ipc", str(IPC), "--steps", str(options.steps)],
+        "staged": staged,
+        "no-transition": [*staged, "--stages.no_transition"],
         "single": ["--ipc", str(STAGES * IPC), "--steps", str(STAGES * options.steps)],
     }
     common = [
@@ -48,6 +51,8 @@ def main() -> None:
     judged = {
         "staged, progressive": ["staged", "--epochs", str(options.epochs)],
         "staged, union": ["staged", "--stages", "union", "--updates", updates],
+        "without transition, progressive": ["no-transition", "--epochs", str(options.epochs)],
+        "without transition, union": ["no-transition", "--stages", "union", "--updates", updates],
         "single stage": ["single", "--updates", updates],
     }
     found = {}
