@@ -378,13 +378,13 @@ def compared(synthetic: dict[str, Any], random: dict[str, Any]) -> dict[str, Any
         "settings": synthetic["settings"],
         "random_accuracy_mean": random["accuracy_mean"],
         "random_accuracy_std": random["accuracy_std"],
+        "ior": improvement_over_random(synthetic["accuracy_mean"], random["accuracy_mean"]),
         **staged,
     }
 
 
 def needed_snapshots(config: Config) -> tuple[int, int]:
     """(experts, epochs) that a run of this configuration reads."""
-        "ior": improvement_over_random(synthetic["accuracy_mean"], random["accuracy_mean"]),
     count = config.selection.pool or config.experts.count
     if count > config.experts.count:
         raise ConfigError([f"--selection.pool={count} is more than --experts={config.experts.count}."])
