@@ -112,7 +112,10 @@ def _settings(command: str, arguments: list[str], run: str | None = None, kind: 
     else:
         default, prog = kind(load_recipe(arguments[0]).config), f"raydd {command} {arguments[0]}"
         arguments = arguments[1:]
-    about = "Start a run from a recipe, with any setting changed. `raydd distill --resume RUN` carries on with one."
+    about = (
+        "Start a run from a recipe, with any setting changed. `raydd distill --resume RUN` carries on with one; "
+        "`raydd distill --extend RUN --stages.add N` adds N stages to a finished one."
+    )
     about = about if command == "distill" else None
     return tyro.cli(kind, prog=prog, args=arguments, default=default, use_underscores=True, description=about)
 

@@ -283,6 +283,8 @@ def evaluate_on(
     the file, and before any training when a network does not exist or cannot take them.
     """
     found = result_file(path)
+    if "stages" in settings and len(found.stage_step_sizes) == 1:
+        report({"phase": "note", "text": f"--stages {settings['stages']} changes nothing: {path} has one stage only."})
     config = evaluated(from_dict(Config, found.config), settings)
     place = replace(config.data, source=data or config.data.source, root=root or config.data.root)
     config = replace(config, data=place)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from raydd.config import Config, Execution, expert_epochs
+from raydd.config import Config, Execution, needed_epochs
 from raydd.decode import count
 from raydd.devices import resolve
 from raydd.evaluate.scratch import training_recipe as link_recipe
@@ -64,7 +64,7 @@ def _counted(config: Config, model: FlatModel, stage: int) -> Transition:
     decoding = entry.decoding(config)
     whole = replace(decoding, kind="single") if decoding.kind == "bound" else decoding  # as training takes them
     images = model.classes * count(whole, config.ipc * (stage - 1))
-    epochs = expert_epochs(config) if entry.networks is None else 0
+    epochs = needed_epochs(config) if entry.networks is None else 0
     kept = 1 + (epochs + 1 if epochs else 0)
     return Transition(stage, networks, link_settings(config, model, images).passes(), images, epochs, networks * kept * model.size * 4)
 

@@ -56,10 +56,22 @@ def run(
         session.accept()
         if told is not None:
             atomic_write_json(folder.path / "curriculum.json", told)
+        _warn(config, report)
         _stages(session, setup, services, should_stop, report)
         return session.finish(should_stop)
     finally:
         session.close()
+
+
+def _warn(config: Config, report: Report) -> None:
+    """Tell of earlier images that move while the networks stay that were trained on them. Source: the PDD paper, appendix A3.2."""
+    stages = config.stages
+    if stages.count > 1 and stages.transition and stages.frozen_lr_scale:
+        text = (
+            f"--stages.frozen_lr_scale={stages.frozen_lr_scale:g} moves images of earlier stages: start networks were trained on earlier "
+            "versions of them. The paper found that worse than frozen images."
+        )
+        report({"phase": "warning", "text": text})
 
 
 def _stages(session: Session, setup: Setup, services: Services, should_stop: Callable[[], bool], report: Report) -> None:
@@ -74,6 +86,10 @@ def _stages(session: Session, setup: Setup, services: Services, should_stop: Cal
             resources = stage_resources(setup, stage, session.finished_stages(), services, report, should_stop)
         except Stopped:
             return
+        except DivergenceError:
+            if stage > 1:
+                session.stop_diverged()
+            raise
         if over:
             session.enter_stage(initial_set(resources.setup, stage, resources.starts), resources.links)
         _distill(session, resources, services, should_stop)

@@ -164,7 +164,11 @@ class RunFolder:
         atomic_write_json(path, {**first, "resumed": [*first.get("resumed", []), entry]})
 
     def write_result(self, values: dict[str, Any]) -> None:
-        """Write result.json: hash of the images, steps done, whether nothing is left to do, seconds, last evaluation, stages."""
+        """Write result.json: hash of the images, steps done, whether nothing is left to do, seconds, last evaluation, stages.
+
+        Steps are numbered through. Where a stage ended early (CAFE's `iterations`), the next one begins at its own first number all the
+        same, and the steps done are those of earlier stages in full and those taken in the last one.
+        """
         atomic_write_json(self.result, values)
 
     def lock(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raydd import curriculum_scores
+from raydd.config import needed_epochs
 from raydd.errors import ConfigError, StoreError
 from raydd.experts.build import open_store, store_root, train_missing
 from raydd.experts.jobs import Progress, RunJobs
@@ -109,8 +110,13 @@ def refuse_other_links(setup: Setup, finished: Sequence[SyntheticSet], known: Se
 
 
 def stage_experts(setup: Setup, starts: StartsPlace, run_jobs: RunJobs, progress: Callable[[Progress], None]) -> Store:
-    """The store of the experts that begin as these networks and train on the real data of `setup`; trains what is missing."""
-    config = replace(setup.config, experts=replace(setup.config.experts, count=starts.count))
+    """The store of the experts that begin as these networks and train on the real data of `setup`; trains what is missing.
+
+    They are as long as the stage reads: `experts.epochs` is for those of the first stage.
+    """
+    experts = setup.config.experts
+    epochs = None if experts.epochs is None else needed_epochs(setup.config)
+    config = replace(setup.config, experts=replace(experts, count=starts.count, epochs=epochs))
     store = open_store(config, starts.root, setup.dataset, starts=starts)
     train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution, starts, setup.stage)
     return store

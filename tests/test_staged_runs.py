@@ -13,12 +13,13 @@ import torch
 from raydd import artifact, launch
 from raydd.actors.options import WorkerOptions
 from raydd.actors.services import RayServices
-from raydd.config import Config
+from raydd.config import Config, needed_epochs
 from raydd.distill import State, next_stage
-from raydd.errors import CheckpointError, ConfigError
+from raydd.errors import CheckpointError, ConfigError, DivergenceError
+from raydd.experts.store import Store
 from raydd.files import read_json, read_lines
 from raydd.progressive import up_to
-from raydd.runfolder import RunFolder
+from raydd.runfolder import RunFolder, images_sha256
 from raydd.stage_files import stage_path
 from raydd.types import SyntheticSet
 from tests.runs import assert_equal_runs, but, execution, go, metrics, with_networks
@@ -122,7 +123,7 @@ def test_what_cannot_be_extended(staged: Path, store: Path, tmp_path: Path) -> N
         launch.extend(path, 0)
     with pytest.raises(ConfigError, match=r"only --evaluation\.\* and where it runs may change: --mtt\.lr_img=3\.0"):
         launch.extend(path, 1, but(STAGED, mtt__lr_img=3.0))
-    with pytest.raises(ConfigError, match=r"only --evaluation\.\* and where it .* --stages\.count=4 \(the run has 3\)\. --extend .* adds stages"):
+    with pytest.raises(ConfigError, match=r"only --evaluation\.\* .* --stages\.count=4 \(the run has 3\)\. --extend .* adds stages"):
         launch.resume(path, but(STAGED, stages__count=4))
     with pytest.raises(ConfigError, match=r"--steps=5 \(the run has 3 in every stage\)"):
         launch.resume(path, but(STAGED, steps=5))
@@ -187,6 +188,26 @@ def test_stopped_in_the_transition(staged: Path, store: Path, tmp_path: Path) ->
     assert_equal_runs(tmp_path / "run", staged)
 
 
+def test_diverging_networks_of_a_later_stage_leave_the_last_state(store: Path, tmp_path: Path) -> None:
+    path, wild = tmp_path / "run", but(STAGED, stages__real_lr=1e30)
+    with pytest.raises(DivergenceError, match=r"Expert 0 of stage 2 diverged .* Start anew under another --run"):
+        go(path, store, wild)
+    result = read_json(path / "result.json")
+    assert (result["steps"], result["complete"]) == (3, False)
+    assert result["images_sha256"] == images_sha256(artifact.read(path / "synthetic.safetensors").synthetic.images)
+
+
+def test_experts_of_later_stages_are_as_long_as_they_are_read(store: Path, tmp_path: Path) -> None:
+    own, needed = first_stage_store(store, tmp_path / "store"), needed_epochs(STAGED)
+    go(tmp_path / "run", own, but(STAGED, stages__count=2, steps=1, experts__epochs=needed + 1))
+    lengths = {}
+    for folder in own.iterdir():
+        recipe = read_json(folder / "recipe.json")["recipe"]
+        if "links" not in recipe:
+            lengths[recipe.get("stage", 1)] = Store.open(str(own), recipe).epochs(0)
+    assert lengths[1] >= needed + 1 and lengths[2] == needed
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -209,7 +230,10 @@ def test_every_choice_decides_later_stages_alone(settings: dict[str, Any], stage
 
 def test_earlier_images_may_move_more_slowly(staged: Path, store: Path, tmp_path: Path) -> None:
     """The paper's A3.2: with `frozen_lr_scale` they are no longer frozen, and stage files keep what they were."""
-    go(tmp_path / "run", store, but(STAGED, stages__frozen_lr_scale=0.1))
+    reports: list[dict[str, Any]] = []
+    go(tmp_path / "run", store, but(STAGED, stages__frozen_lr_scale=0.1), report=reports.append)
+    (warning,) = (report["text"] for report in reports if report["phase"] == "warning")
+    assert "start networks were trained on earlier versions" in warning
     sets = stage_sets(tmp_path / "run", 3)
     assert torch.equal(sets[0].images, stage_sets(staged, 3)[0].images)
     moved = (up_to(sets[1], 1).images - sets[0].images).norm() / (sets[0].images.norm())

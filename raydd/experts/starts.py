@@ -270,6 +270,16 @@ def _refuse_divergence(config: Config, link: Link, job: Job, place: int, number:
         if not math.isfinite(value):
             raise DivergenceError(
                 f"Start network {network} of stage {place + 2} diverged in pass {number} over the images of the stages before it, at "
-                f"rate {link.training.lr:g}. Give a lower one with --evaluation.lr"
-                f"{f', or lower --evaluation.momentum={link.settings.momentum:g}' if link.settings.momentum else ''}."
+                f"rate {link.training.lr:g}. {_advice(config, link, place)}"
             )
+
+
+def _advice(config: Config, link: Link, place: int) -> str:
+    """What may be changed: all links of a run are trained alike, so after the first one they stay as they are."""
+    momentum = f"--evaluation.momentum={link.settings.momentum:g}" if link.settings.momentum else ""
+    if place == 0:
+        return f"Give a lower one with --evaluation.lr{f', or lower {momentum}' if momentum else ''}."
+    return (
+        f"The run has trained those of stage {place + 1} with these settings and keeps them: start anew under another --run with a lower "
+        f"--evaluation.lr{f', lower {momentum}' if momentum else ''} or fewer --stages.transition_epochs than {transition_epochs(config)}."
+    )

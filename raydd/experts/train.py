@@ -107,10 +107,12 @@ def trajectories(
 
 
 def _refuse_divergence(config: Config, experts: Sequence[int], epoch: int, losses: tuple[float, ...], stage: int) -> None:
-    rate = f"--experts.lr={config.experts.lr:g}" if stage == 1 else f"--stages.real_lr={config.stages.real_lr:g}"
+    rate = f"Lower --experts.lr={config.experts.lr:g}"
+    if stage > 1:  # a run that has come so far keeps both
+        rate = f"Start anew under another --run with a lower --stages.real_lr={config.stages.real_lr:g}"
     for expert, loss in zip(experts, losses, strict=True):
         if not math.isfinite(loss):
             raise DivergenceError(
                 f"Expert {expert}{f' of stage {stage}' if stage > 1 else ''} diverged in epoch {epoch}: its training loss is {loss}. "
-                f"Lower {rate}{f' or --experts.momentum={config.experts.momentum:g}' if config.experts.momentum else ''}."
+                f"{rate}{f' or --experts.momentum={config.experts.momentum:g}' if config.experts.momentum else ''}."
             )

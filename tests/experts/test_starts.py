@@ -241,7 +241,12 @@ def test_divergence_names_stage_network_and_setting(starts: Starts) -> None:
     diverging = (UNIONS[0], replace(UNIONS[1], step_size=torch.tensor(1e30)))
     with pytest.raises(DivergenceError, match=re.escape("Start network 0 of stage 3 diverged")) as caught:
         build_starts(starts.config, starts.setting.dataset, starts.chain(diverging), 1, starts.setting.root)
-    assert "rate 1e+30. Give a lower one with --evaluation.lr, or lower --evaluation.momentum=0.9." in str(caught.value)
+    assert "rate 1e+30. The run has trained those of stage 2 with these settings and keeps them" in str(caught.value)
+    advice = "under another --run with a lower --evaluation.lr, lower --evaluation.momentum=0.9 or fewer --stages.transition_epochs than 2."
+    assert advice in str(caught.value)
+    diverging = (replace(UNIONS[0], step_size=torch.tensor(1e30)),)
+    with pytest.raises(DivergenceError, match=re.escape("Give a lower one with --evaluation.lr, or lower --evaluation.momentum=0.9.")):
+        build_starts(starts.config, starts.setting.dataset, starts.chain(diverging), 1, starts.setting.root)
     assert Store.open(starts.setting.root, starts.recipe(UNIONS[:1])).experts() == [0]
 
 
@@ -341,5 +346,7 @@ def test_the_key_of_the_first_stage_is_what_it_was(starts: Starts) -> None:
 
 def test_diverging_stage_experts_name_the_rate_of_stages(starts: Starts) -> None:
     wild = starts.but(stages__real_lr=1e30)
-    with pytest.raises(DivergenceError, match=r"Expert 0 of stage 2 diverged in epoch 1: .* Lower --stages.real_lr=1e\+30\."):
+    with pytest.raises(
+        DivergenceError, match=r"Expert 0 of stage 2 diverged in epoch 1: .* another --run with a lower --stages\.real_lr=1e\+30\."
+    ):
         experts(wild, wild.build(1))
