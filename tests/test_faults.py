@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -162,18 +161,24 @@ class Several:
 
 
 class Kept:
-    """Services whose workers serve runs of several methods, so that they start once."""
+    """Services whose workers serve runs of several methods, so that they start once. A run has the first `workers` of three."""
 
-    def __init__(self, workers: int, file: Path):
-        # Workers of all numbers live side by side, so they ask for no CPU of the cluster.
-        self._file, self._workers, self._services = file, workers, RayServices(workers, WorkerOptions(threads=0))
+    def __init__(self, file: Path):
+        self.workers, self._file, self._services = 3, file, RayServices(3, WorkerOptions())
         self.made = self._services.executor(lambda: Several(file))
+        self._slots = self.made._pool._crew.slots
 
     def executor(self, factory: Callable[[], Method], independent: bool = False) -> Any:
         self._file.write_bytes(ray.cloudpickle.dumps(factory))
-        # As a new executor would have it, but for the numbers of its parcels, which its workers must not meet again.
-        self.made._looks_ahead, self.made._ahead, self.made._next = independent and self._workers > 1, None, None
+        # As a new executor of so many workers, but for the numbers of its parcels, which the workers must not meet again.
+        anew = {"_workers": self.workers, "_scored_by": {}, "_looks_ahead": independent and self.workers > 1, "_ahead": None, "_next": None}
+        vars(self.made).update(anew)
+        self.made._pool._crew.slots = self._slots[: self.workers]
         return Lent(self.made)
+
+    def close(self) -> None:
+        self.made._pool._crew.slots = self._slots
+        self.made.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._services, name)
@@ -223,31 +228,27 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="module")
-def crews(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Kept]]:
-    """One, two and three workers for all methods, started together."""
-    folder = tmp_path_factory.mktemp("crews")
-    with ThreadPoolExecutor() as threads:
-        made = dict(zip((1, 2, 3), threads.map(lambda workers: Kept(workers, folder / str(workers)), (1, 2, 3)), strict=True))
-    yield made
-    for services in made.values():
-        services.made.close()
+def kept(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """Workers for all methods."""
+    services = Kept(tmp_path_factory.mktemp("kept") / "factory")
+    yield services
+    services.close()
 
 
 @pytest.mark.parametrize("name", NETWORK_METHODS)
-def test_networks_on_workers(name: str, inline: Callable[[str], Path], crews: dict[int, Kept], tmp_path: Path) -> None:
+def test_networks_on_workers(name: str, inline: Callable[[str], Path], kept: Kept, tmp_path: Path) -> None:
     """Every method inline and on one, two and three workers: the same to the bit."""
-    for workers, services in crews.items():
-        go(tmp_path / str(workers), tmp_path, short(name), services)
-        assert_equal_runs(tmp_path / str(workers), inline(name))
-        assert faults(tmp_path / str(workers)) == []
+    for kept.workers in (1, 2, 3):
+        path = tmp_path / str(kept.workers)
+        go(path, tmp_path, short(name), kept)
+        assert_equal_runs(path, inline(name))
+        assert faults(path) == []
 
 
 @pytest.mark.parametrize("name", NETWORK_METHODS)
-def test_networks_on_workers_of_which_one_is_killed(
-    name: str, inline: Callable[[str], Path], crews: dict[int, Kept], tmp_path: Path
-) -> None:
-    workers, part = KILLS[name]
-    services = MortalServices(crews[workers], part, tmp_path / "flag", step=1)
+def test_networks_on_workers_of_which_one_is_killed(name: str, inline: Callable[[str], Path], kept: Kept, tmp_path: Path) -> None:
+    kept.workers, part = KILLS[name]
+    services = MortalServices(kept, part, tmp_path / "flag", step=1)
     go(tmp_path / "killed", tmp_path, short(name), services)
     assert not services.flag.exists(), "nobody was killed"
     assert_equal_runs(tmp_path / "killed", inline(name))
