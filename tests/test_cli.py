@@ -43,6 +43,11 @@ def test_help_of_a_command(command: str) -> None:
         assert "--selection.temperature FLOAT" in outcome.out and "Divides the scores inside the softmax" in outcome.out
 
 
+def test_help_of_distill_tells_how_to_go_on() -> None:
+    text = " ".join(raydd("distill", "--help").out.split())
+    assert "`raydd distill --resume RUN`" in text and "`raydd distill --extend RUN --stages.add N`" in text
+
+
 def test_help_of_a_recipe_shows_its_values() -> None:
     text = " ".join(raydd("distill", "cifar10-mtt-ipc50", "--help").out.split())
     assert "--mtt.max_start_epoch INT" in text and "(default: 40)" in text

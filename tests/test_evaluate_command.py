@@ -116,3 +116,10 @@ def test_the_function_takes_a_model_and_a_protocol(finished_run: Path) -> None:
     assert comparison.summary()["model"] == "mlp" and comparison.random["epochs"] == 1
     assert comparison.summary()["ior"] == comparison.synthetic["accuracy_mean"] - comparison.random["accuracy_mean"]
     assert comparison.synthetic["settings"]["protocol"] == comparison.synthetic["protocol"]["protocol"] == "dc"
+
+
+def test_ways_through_the_stages_of_a_set_that_has_one(finished_run: Path) -> None:
+    told: list[dict] = []
+    api.evaluate(finished_run, nets=1, epochs=1, stages="union", report=told.append)
+    notes = [report["text"] for report in told if report["phase"] == "note"]
+    assert len(notes) == 1 and notes[0].startswith("--stages union changes nothing") and notes[0].endswith("has one stage only.")

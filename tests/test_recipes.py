@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydd.config import Config, Execution
+from raydd.config import Config, Execution, override
 from raydd.data import source_info
 from raydd.errors import ConfigError
 from raydd.methods.base import check
@@ -140,6 +140,16 @@ STAGED_OTHERS = {
     "cifar10-pdd-dm-ipc50": (5, 10, "63.4 ± 0.5 %; DM alone 63.0 %"),
 }
 DIGITS_STAGED = ["digits-pdd-mtt-ipc6", "digits-pdd-idc-ipc6", "digits-pdd-dm-ipc6"]
+# What each has in place of the settings of its base.
+DIGITS_COMPARED = {
+    "digits-pdd-mtt-ipc6-no-transition": {"stages.transition": False},
+    "digits-pdd-mtt-ipc6-no-conditioning": {"stages.conditioning": False},
+    "digits-pdd-mtt-ipc6-1x6": {"ipc": 6, "stages.count": 1, "steps": 300},
+    "digits-pdd-mtt-ipc6-2x3": {"ipc": 3, "stages.count": 2, "steps": 150},
+    "digits-pdd-mtt-ipc6-6x1": {"ipc": 1, "stages.count": 6, "steps": 50},
+    "digits-pdd-mtt-ipc6-forgetting": {"curriculum.scores": "forgetting", "curriculum.quantiles": True},
+    "digits-pdd-dm-continual": {},
+}
 
 
 def row(name: str) -> tuple[str, str, int, Config]:
@@ -158,7 +168,7 @@ def test_every_row_is_there() -> None:
     own = {name for name in recipe_names() if name.startswith("digits-")}
     staged = {*STAGED_MTT, *STAGED_EXPERIMENTS, *STAGED_OTHERS}
     assert {*recipe_names()} - own == {*TABLE, *DC_ROWS, *DM_ROWS, *CAFE_ROWS, *IDC_ROWS, *TINY_DREAM_ROWS, *staged}
-    assert own == {*rows(("digits",), "mtt dc dsa idc dream dreamplus dm cafe", (1, 10)), *DIGITS_STAGED}
+    assert own == {*rows(("digits",), "mtt dc dsa idc dream dreamplus dm cafe", (1, 10)), *DIGITS_STAGED, *DIGITS_COMPARED}
 
 
 @pytest.mark.parametrize("start", PUBLISHED)
@@ -293,6 +303,14 @@ def test_staged_digits_rows(name: str) -> None:
     assert (config.stages.count, config.ipc, config.method, config.data.source) == (3, 2, name.split("-")[2], "digits")
     assert (config.evaluation.updates, config.evaluation.epochs, config.evaluation.nets) == (300, None, 5)
     assert config.model == load_recipe("digits-idc-ipc1").config.model and config.steps <= 200
+
+
+@pytest.mark.parametrize("name", DIGITS_COMPARED)
+def test_digits_rows_for_comparison(name: str) -> None:
+    recipe, base = load_recipe(name), load_recipe("digits-pdd-dm-ipc6" if "dm" in name else "digits-pdd-mtt-ipc6").config
+    assert recipe.config == replace(override(base, DIGITS_COMPARED[name]), recipe=name)
+    assert "Stages on digits" in recipe.expected
+    check(recipe.config)
 
 
 def check_idc_settings(config: Config) -> None:

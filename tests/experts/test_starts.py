@@ -346,7 +346,5 @@ def test_the_key_of_the_first_stage_is_what_it_was(starts: Starts) -> None:
 
 def test_diverging_stage_experts_name_the_rate_of_stages(starts: Starts) -> None:
     wild = starts.but(stages__real_lr=1e30)
-    with pytest.raises(
-        DivergenceError, match=r"Expert 0 of stage 2 diverged in epoch 1: .* another --run with a lower --stages\.real_lr=1e\+30\."
-    ):
+    with pytest.raises(DivergenceError, match=r"Expert 0 of stage 2 diverged .* another --run with a lower --stages\.real_lr=1e\+30\."):
         experts(wild, wild.build(1))
