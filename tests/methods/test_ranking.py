@@ -116,13 +116,15 @@ def test_one_candidate_stays_the_base_method(name: str) -> None:
 # Classes
 
 
-@pytest.mark.parametrize("name", [name for name in WITH_NETWORKS if name != "cafe"])
-def test_a_score_on_some_classes_is_the_mean_over_these(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"), [*((name, {}) for name in WITH_NETWORKS if name != "cafe"), ("idc", {"idc__batch_syn_max": 5})]
+)
+def test_a_score_on_some_classes_is_the_mean_over_these(name: str, changes: dict[str, Any]) -> None:
     """Of three classes: the scores on every one alone are those of one, and two of them make the score on two."""
     losses, sizes, drawn = {}, {}, {}
     for step in range(12):
         for count in (1, 2):
-            found = case(name, torch.float64, selection__rank_classes=count)
+            found = case(name, torch.float64, selection__rank_classes=count, **changes)
             key = StepKey((0, step, 0))
             classes = tuple(networks.ranked_classes(found.config, key, CLASSES).tolist())
             drawn.setdefault(count, set()).add(classes)
@@ -137,9 +139,9 @@ def test_a_score_on_some_classes_is_the_mean_over_these(name: str) -> None:
             with pytest.MonkeyPatch.context() as patch:
                 # The method's module has the function by name.
                 patch.setattr(f"raydd.methods.{_module(name)}.ranked_classes", lambda *_, label=label: torch.tensor([label]))
-                found = case(name, torch.float64)
+                found = case(name, torch.float64, **changes)
                 alone.append(found.fresh().score(found.synthetic, found.candidates[0], StepKey((0, step, 0))).loss)
-        whole = case(name, torch.float64)
+        whole = case(name, torch.float64, **changes)
         assert sum(alone) / CLASSES == pytest.approx(whole.fresh().score(*asked(whole, step)).loss, rel=1e-9)
         for classes in ((0, 1), (0, 2), (1, 2)):
             if (step, classes) in losses:
