@@ -1,5 +1,6 @@
 """Every shipped recipe is valid, complete and documented; wrong ones are refused with all their faults."""
 
+import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -139,6 +140,7 @@ STAGED_OTHERS = {
     "cifar10-pdd-dsa-ipc50": (5, 10, "61.3 ± 0.4 %; DSA alone 60.6 %"),
     "cifar10-pdd-dm-ipc50": (5, 10, "63.4 ± 0.5 %; DM alone 63.0 %"),
 }
+MEASURED = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "digits_recipes.json").read_text())["rows"]
 DIGITS_STAGED = ["digits-pdd-mtt-ipc6", "digits-pdd-idc-ipc6", "digits-pdd-dm-ipc6"]
 # What each has in place of the settings of its base.
 DIGITS_COMPARED = {
@@ -168,7 +170,8 @@ def test_every_row_is_there() -> None:
     own = {name for name in recipe_names() if name.startswith("digits-")}
     staged = {*STAGED_MTT, *STAGED_EXPERIMENTS, *STAGED_OTHERS}
     assert {*recipe_names()} - own == {*TABLE, *DC_ROWS, *DM_ROWS, *CAFE_ROWS, *IDC_ROWS, *TINY_DREAM_ROWS, *staged}
-    assert own == {*rows(("digits",), "mtt dc dsa idc dream dreamplus dm cafe", (1, 10)), *DIGITS_STAGED, *DIGITS_COMPARED}
+    plain = {*rows(("digits",), "mtt dc dsa idc dream dreamplus dm cafe", (1, 10))}
+    assert own == {*plain, *DIGITS_STAGED, *DIGITS_COMPARED} and {measured["recipe"] for measured in MEASURED} == plain
 
 
 @pytest.mark.parametrize("start", PUBLISHED)
@@ -250,6 +253,17 @@ def test_digits_rows_are_alike(name: str) -> None:
     assert (config.method, config.evaluation.protocol, config.data.source) == (method, protocol, "digits")
     assert (config.model.width, config.model.depth, config.evaluation.epochs, config.evaluation.nets) == (32, 2, 300, 5)
     assert config.augment.strategy == "crop_scale_rotate" and config.selection.candidates == 1 and config.steps <= 200
+
+
+@pytest.mark.parametrize("measured", MEASURED, ids=lambda row: row["recipe"])
+def test_digits_rows_expect_what_they_come_to(measured: dict) -> None:
+    """Of the recipe as it stands, from `benchmarks/digits_recipes.py`."""
+    recipe = load_recipe(measured["recipe"])
+    ours, random = (f"{100 * measured[f'{of}accuracy_mean']:.1f} ± {100 * measured[f'{of}accuracy_std']:.1f} %" for of in ("", "random_"))
+    assert recipe.expected == f"{ours} (measured: seed 0, 5 nets); random real images: {random}"
+    assert measured["accuracy_mean"] > measured["random_accuracy_mean"]
+    settings = (recipe.config.steps, recipe.config.selection.candidates, recipe.config.evaluation.nets, recipe.config.evaluation.protocol)
+    assert settings == tuple(measured[key] for key in ("steps", "candidates", "nets", "protocol"))
 
 
 @pytest.mark.parametrize("name", STAGED_MTT)
