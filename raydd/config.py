@@ -91,7 +91,7 @@ class ExpertConfig:
     count: Annotated[int, tyro.conf.arg(aliases=["--experts"])] = 100
     """Experts in the pool."""
     epochs: int | None = None
-    """Epochs of each trajectory. Default: as many as the method reads, which gives the same snapshots as training on."""
+    """Epochs of each trajectory, with stages of the first. Default: as many as the method reads, which gives the same snapshots."""
     lr: float = 0.01
     """SGD learning rate, constant unless `decay`."""
     momentum: float = 0.0

@@ -105,9 +105,21 @@ def stage_dataset(dataset: Dataset, rows: np.ndarray) -> Dataset:
 
 
 def least(config: Config, dataset: Dataset) -> int:
-    """Images of each class that a stage needs: `curriculum.least`, else as many as method and `init` do, whichever asks for more."""
-    if config.curriculum.least is not None:
-        return config.curriculum.least
+    """Images of each class that a stage needs: `curriculum.least`, else as many as method and `init` do, whichever asks for more.
+
+    Raises `ConfigError` for a `curriculum.least` below that.
+    """
+    given, needed = config.curriculum.least, _needed(config, dataset)
+    if given is not None and given < needed:
+        raise ConfigError(
+            [
+                f"--curriculum.least={given}: --method {config.method} and --init {config.init} need {needed} images of each class. Give as many."
+            ]
+        )
+    return needed if given is None else given
+
+
+def _needed(config: Config, dataset: Dataset) -> int:
     entry = method(config.method)
     factor = entry.decoding(config).factor
     start = {"noise": 1, "real": config.ipc}.get(config.init, config.ipc * factor**2)

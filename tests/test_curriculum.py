@@ -257,3 +257,9 @@ def test_absent_and_damaged_scores_are_refused(digits: Dataset, tmp_path: Path) 
 def test_divergence_names_the_setting_of_the_curriculum(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"Lower --curriculum\.lr=1e\+30 or --curriculum\.momentum=0\.9"):
         have_ready(config(**SMALL | {"curriculum.lr": 1e30, "model.norm": "none"}), tmp_path, digits)
+
+
+def test_less_than_a_method_needs_is_refused() -> None:
+    own = override(config(), {"curriculum.least": 1, "method": "dm", "dm.batch_real": 6})
+    with pytest.raises(ConfigError, match=r"--curriculum\.least=1: --method dm and --init noise need 6 images of each class"):
+        curriculum.least(own, dataset([0, 1] * 50))
