@@ -113,7 +113,8 @@ def least(config: Config, dataset: Dataset) -> int:
     if given is not None and given < needed:
         raise ConfigError(
             [
-                f"--curriculum.least={given}: --method {config.method} and --init {config.init} need {needed} images of each class. Give as many."
+                f"--curriculum.least={given}: --method {config.method} and --init {config.init} need {needed} images of each class; "
+                "give as many."
             ]
         )
     return needed if given is None else given

@@ -261,5 +261,5 @@ def test_divergence_names_the_setting_of_the_curriculum(digits: Dataset, tmp_pat
 
 def test_less_than_a_method_needs_is_refused() -> None:
     own = override(config(), {"curriculum.least": 1, "method": "dm", "dm.batch_real": 6})
-    with pytest.raises(ConfigError, match=r"--curriculum\.least=1: --method dm and --init noise need 6 images of each class"):
+    with pytest.raises(ConfigError, match=r"--curriculum\.least=1: --method dm and --init noise need 6 images of each class; give as many"):
         curriculum.least(own, dataset([0, 1] * 50))
