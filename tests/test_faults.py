@@ -164,7 +164,8 @@ class Kept:
     """Services whose workers serve runs of several methods, so that they start once. A run has the first `workers` of three."""
 
     def __init__(self, file: Path):
-        self.workers, self._file, self._services = 3, file, RayServices(3, WorkerOptions())
+        # They ask for no CPU of the cluster, so that other tests find room beside them.
+        self.workers, self._file, self._services = 3, file, RayServices(3, WorkerOptions(threads=0))
         self.made = self._services.executor(lambda: Several(file))
         self._slots = self.made._pool._crew.slots
 
