@@ -145,6 +145,30 @@ def test_a_worker_killed_in_mid_step(part: str, workers: int, undisturbed: Path,
     assert (first["step"], first["kind"]) == (STEP, "death") and "death 1" in first["text"]
 
 
+def test_an_evaluator_killed_at_work(store: Path, tmp_path: Path) -> None:
+    config = but(evaluation__every=4)
+    go(tmp_path / "inline", store, config)
+    disturbed(tmp_path / "run", store, "evaluation", 1, config)
+    assert_equal_runs(tmp_path / "run", tmp_path / "inline")
+    assert "death" in [fault["kind"] for fault in faults(tmp_path / "run")]
+
+
+def test_a_driver_killed_between_checkpoints(undisturbed: Path, store: Path, tmp_path: Path) -> None:
+    path, reports = tmp_path / "run", []
+
+    def kill(report: dict[str, Any]) -> None:
+        reports.append(report)
+        if [each["phase"] for each in reports].count("distill") == 1:
+            os.kill(int((path / ".lock").read_text().split()[0]), signal.SIGKILL)
+
+    result = launch.distill(but(steps=LONG), execution(path, store, workers=1), kill)
+    assert result["complete"]
+    assert [report["phase"] for report in reports].count("warning") == 1
+    go(tmp_path / "inline", store, but(steps=LONG))
+    assert_equal_runs(path, tmp_path / "inline")
+    assert "driver" in [fault["kind"] for fault in faults(path)]
+
+
 @dataclass
 class Several:
     """The method of the run that the workers serve now: the factory in `file` says which, and whoever is asked first builds it."""
@@ -254,27 +278,3 @@ def test_networks_on_workers_of_which_one_is_killed(name: str, inline: Callable[
     assert not services.flag.exists(), "nobody was killed"
     assert_equal_runs(tmp_path / "killed", inline(name))
     assert "death" in [fault["kind"] for fault in faults(tmp_path / "killed")]
-
-
-def test_an_evaluator_killed_at_work(store: Path, tmp_path: Path) -> None:
-    config = but(evaluation__every=4)
-    go(tmp_path / "inline", store, config)
-    disturbed(tmp_path / "run", store, "evaluation", 1, config)
-    assert_equal_runs(tmp_path / "run", tmp_path / "inline")
-    assert "death" in [fault["kind"] for fault in faults(tmp_path / "run")]
-
-
-def test_a_driver_killed_between_checkpoints(undisturbed: Path, store: Path, tmp_path: Path) -> None:
-    path, reports = tmp_path / "run", []
-
-    def kill(report: dict[str, Any]) -> None:
-        reports.append(report)
-        if [each["phase"] for each in reports].count("distill") == 1:
-            os.kill(int((path / ".lock").read_text().split()[0]), signal.SIGKILL)
-
-    result = launch.distill(but(steps=LONG), execution(path, store, workers=1), kill)
-    assert result["complete"]
-    assert [report["phase"] for report in reports].count("warning") == 1
-    go(tmp_path / "inline", store, but(steps=LONG))
-    assert_equal_runs(path, tmp_path / "inline")
-    assert "driver" in [fault["kind"] for fault in faults(path)]

@@ -207,7 +207,7 @@ def test_the_same_compute_knows_all_stored_images(setup: Setup) -> None:
     config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, epochs=8, same_compute=True, batch_size=80))
     job = synthetic_job(config, staged(setup), 0, Decoding("training", 2), SIZES)
     evaluator = Evaluator(replace(setup, config=config))
-    assert evaluator.passes(job) == 3 * evaluator(job)["epochs"] == 3 * 3 * (8 // 4 + 1)
+    assert evaluator.passes(job) == 3 * evaluator(job)["epochs"] == 3 * 3 * (round(2 * 8 / 4) // 4 + 1)
 
 
 def test_what_a_later_stage_cannot_be_evaluated_by_is_refused_at_the_start() -> None:

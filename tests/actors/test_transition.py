@@ -22,7 +22,7 @@ def starts(setup: Setup, root: Path, services: Services, reports: list[str]) -> 
 
 
 def test_a_stage_begins_with_the_same_networks_wherever_they_are_trained(tmp_path: Path) -> None:
-    config = override(Config(), {**SETTINGS, "method": "dm", "stages.networks": 3, "dm.batch_real": 64})
+    config = override(Config(), {**SETTINGS, "method": "dm", "selection.pool": None, "stages.networks": 3, "dm.batch_real": 64})
     setup, reports = prepare(config, Execution()), []
     remote = starts(setup, tmp_path / "remote", RayServices(2, WorkerOptions()), reports)
     inline = starts(setup, tmp_path / "inline", InlineServices(setup.device), [])
