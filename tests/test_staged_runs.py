@@ -276,7 +276,10 @@ class MortalJobs(MortalServices):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("name", "workers", "part"), [("mtt", 1, "update"), ("mtt", 3, "transition"), ("dsa", 2, "transition")])
+@pytest.mark.parametrize(
+    ("name", "workers", "part"),
+    [pytest.param("mtt", 1, "update", marks=pytest.mark.slow), ("mtt", 3, "transition"), ("dsa", 2, "transition")],
+)
 def test_stages_on_workers_that_are_killed(name: str, workers: int, part: str, staged: Path, store: Path, tmp_path: Path) -> None:
     config, expected = config_of(name), staged
     if name != "mtt":
