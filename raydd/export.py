@@ -55,7 +55,7 @@ def export(run: Path | str, to: str, out: Path | str) -> Export:
     result = artifact.read(_result_file(Path(run)))
     files, notes = EXPORTERS[to](result)
     out = Path(out)
-    _clear(out)
+    _clear(out, to)
     # Listed before anything is written, so that an interrupted export can be replaced too.
     atomic_write_json(
         out / MARKER, {"format": to, "notes": notes, "images_sha256": images_sha256(result.synthetic.images), "files": list(files)}
@@ -124,7 +124,7 @@ def to_mtt(result: Artifact) -> tuple[Files, tuple[str, ...]]:
     if len(sizes) > 1:
         for stage in range(1, len(sizes) + 1):
             files |= _mtt_files(result, stage, f"stage_{stage:02d}/")
-    how = "Train with the step size in syn_lr_best.pt."
+    how = f"Train at the rate in syn_lr_best.pt, {sizes[-1]:.4g}: what MTT has learned, with other methods what their papers train at."
     if len(sizes) > 1:
         how = "Train on the folders stage_01, stage_02, .. in turn, each with the step size in its syn_lr_best.pt."
     space = "whitened with ZCA" if result.rule == "zca" else "normalised with mean and standard deviation"
@@ -227,8 +227,8 @@ def _result_file(run: Path) -> Path:
     return path
 
 
-def _clear(out: Path) -> None:
-    """Remove what an earlier export wrote. Raises `ConfigError` when `out` is a file or holds anything but an export."""
+def _clear(out: Path, to: str) -> None:
+    """Remove what an earlier export of this format wrote. Raises `ConfigError` when `out` is a file or holds anything else."""
     if out.is_file():
         raise ConfigError([f"{out} is a file. Name a folder to export into."])
     if not out.exists() or not any(out.iterdir()):
@@ -236,7 +236,9 @@ def _clear(out: Path) -> None:
     marker = out / MARKER
     if not marker.is_file():
         raise ConfigError([f"{out} is not empty and was not made by an export. Choose another folder."])
-    listed = _listed(marker)
+    listed, before = _listed(marker), read_json(marker).get("format", to)
+    if before != to:
+        raise ConfigError([f"{out} holds an export of the format {before}, which --to={to} would replace. Choose another folder."])
     for path in listed:
         (out / path).unlink(missing_ok=True)
     for folder in {(out / path).parent for path in listed} - {out}:

@@ -146,12 +146,23 @@ def test_dc_file_takes_no_whitened_images_and_all_stages_at_once(tmp_path, found
 def test_an_export_is_replaced_and_nothing_else(run, tmp_path):
     out = tmp_path / "out"
     export(run, "png", out)
+    before = sorted(out.rglob("*"))
     (out / "cat" / "notes.txt").write_text("mine")
-    export(run, "mtt", out)
-    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()) == [
-        "cat/notes.txt", "images_best.pt", "labels_best.pt", MARKER, "syn_lr_best.pt",
-    ]  # fmt: skip
-    assert not (out / "_b_dog__b_").exists()
+    listed = json.loads((out / MARKER).read_text())
+    (out / "left").mkdir()
+    (out / "left" / "over.png").write_bytes(b"of a larger set")
+    (out / MARKER).write_text(json.dumps({**listed, "files": [*listed["files"], "left/over.png"]}))
+    export(run, "png", out)
+    assert sorted(out.rglob("*")) == sorted([*before, out / "cat" / "notes.txt"])
+
+
+def test_an_export_of_another_format_is_left_alone(run, tmp_path):
+    out = tmp_path / "out"
+    export(run, "png", out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="holds an export of the format png, which --to=mtt would replace. Choose another folder"):
+        export(run, "mtt", out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_of_others_is_refused(run, tmp_path):

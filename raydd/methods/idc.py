@@ -264,7 +264,7 @@ def _problems(config: Config, facts: DataFacts | None) -> list[str]:
     if idc.factor > 1 and config.init == "real":
         found.append(
             f"--init={config.init} with --idc.factor={idc.factor}: several images share a stored one. "
-            "Use --init mix, kmeans or noise, or first."
+            "Use --init mix, first, kmeans or noise."
         )
     if config.method == "idc" and config.selection.rank_batch == "own":
         found.append("--selection.rank_batch=own needs a method with representatives: dream or dreamplus.")
