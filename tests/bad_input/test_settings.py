@@ -69,7 +69,7 @@ def test_setting_that_cannot_be(store: Path, tmp_path: Path, arguments: tuple[st
         ("dm", ("--dm.batch_real", "125"), ("--dm.batch_real=125: class '8' has 124",)),
         ("cafe", (), ("--cafe.batch_real=256", "--cafe.queries=128")),
         ("cafe", ("--model.name", "mlp"), ("--model.name=mlp: cafe matches the maps of a convnet", "--model.name convnet")),
-        ("idc", ("--init", "real"), ("--init=real with --idc.factor=2", "--init mix, kmeans or noise")),
+        ("idc", ("--init", "real"), ("--init=real with --idc.factor=2", "--init mix, first, kmeans or noise")),
         ("idc", ("--init", "mix", "--idc.factor", "9"), ("--idc.factor=9 is more than the 8 pixels of a side",)),
         ("idc", ("--init", "mix", "--ipc", "32"), ("--init=mix with --ipc=32", "128 training images of each class")),
         ("idc", ("--init", "mix", "--selection.every", "101"), ("--selection.every=101 is more than the 100 image updates",)),
