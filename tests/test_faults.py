@@ -28,7 +28,7 @@ ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["_"]))
 
 STEP = 4
 # Long enough that the news of the first step reach the client while later steps are under way.
-LONG = 150
+LONG = 600
 
 
 @pytest.fixture(autouse=True)
