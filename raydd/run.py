@@ -56,16 +56,27 @@ def run(
         session.accept()
         if told is not None:
             atomic_write_json(folder.path / "curriculum.json", told)
-        _warn(config, report)
+        _warn(setup, report)
         _stages(session, setup, services, should_stop, report)
         return session.finish(should_stop)
     finally:
         session.close()
 
 
-def _warn(config: Config, report: Report) -> None:
-    """Tell of earlier images that move while the networks stay that were trained on them. Source: the PDD paper, appendix A3.2."""
-    stages = config.stages
+def _warn(setup: Setup, report: Report) -> None:
+    """Tell of settings that work, and perhaps not as meant.
+
+    Stored images whose side the factor does not divide are filled up (`raydd.decode`). Earlier images that move leave the networks behind
+    that were trained on them (the PDD paper, appendix A3.2).
+    """
+    config, side = setup.config, setup.model.shape[-1]
+    factor, stages = method(config.method).decoding(config).factor, config.stages
+    if side % factor:
+        text = (
+            f"--idc.factor={factor} does not divide {side} pixels: stored images are filled up with grey to {-(-side // factor) * factor} "
+            "pixels a side. A factor that divides the side wastes nothing."
+        )
+        report({"phase": "warning", "text": text})
     if stages.count > 1 and stages.transition and stages.frozen_lr_scale:
         text = (
             f"--stages.frozen_lr_scale={stages.frozen_lr_scale:g} moves images of earlier stages: start networks were trained on earlier "

@@ -22,7 +22,7 @@ from raydd.report.tables import status
 from raydd.runfolder import images_sha256
 from raydd.services import InlineServices
 from tests.commands import raydd
-from tests.runs import CONFIG, assert_equal_runs, but, command, evaluations, go, metrics
+from tests.runs import CONFIG, assert_equal_runs, but, command, evaluations, go, metrics, with_networks
 
 ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["_"]))
 CPU = torch.device("cpu")
@@ -197,3 +197,15 @@ def test_mended_faults_are_recorded_where_they_happened(store: Path, tmp_path: P
     go(tmp_path / "run", store, but(steps=2), Eventful(CPU))
     found = read_lines(tmp_path / "run" / "faults.jsonl")
     assert [fault["step"] for fault in found] == [0, 1, 1] and found[0]["text"] == "worker 1 died"
+
+
+def test_a_factor_that_does_not_divide_the_side_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works, as in IDC's program, and wastes part of every stored image."""
+    monkeypatch.setattr("raydd.session.write_report", lambda path: None)
+    told: dict[int, list[str]] = {2: [], 3: []}
+    for factor, texts in told.items():
+        config = with_networks("idc", idc__factor=factor, steps=1)
+        go(tmp_path / str(factor), tmp_path, config, report=lambda one, texts=texts: texts.append(str(one.get("text", ""))))
+    (warning,) = filter(None, told[3])
+    assert "--idc.factor=3 does not divide 8 pixels: stored images are filled up with grey to 9 pixels" in warning
+    assert not any(told[2])
