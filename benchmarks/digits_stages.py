@@ -2,9 +2,10 @@
 
     python benchmarks/digits_stages.py --work runs/digits_stages
 
-One process, no Ray. One run of three stages serves P = 1, 2 and 3: the result after each stage is a file, and every file is evaluated.
-All runs take equally many steps in all. Runs and evaluations that are there are kept when the script is started again, and one seed of
-everything comes first, so that a table can be made early. Writes digits_stages.json, .table.md and .png to --results.
+Recipes `digits-pdd-mtt-ipc6` and `digits-pdd-idc-ipc6`, changed in one thing at a time. One process, no Ray. One run of three
+stages serves P = 1, 2 and 3: the result after each stage is a file, and every file is evaluated. All runs take equally many steps in
+all, but for those that look for reasons. Runs and evaluations that are there are kept when the script is started again, and one seed
+of everything comes first, so that a table can be made early. Writes digits_stages.json, .table.md and .png to --results.
 """
 
 import argparse
@@ -41,11 +42,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_transition": {"stages.transition": False},
     "no_conditioning": {"stages.conditioning": False},
     "short": {},
+    "full": {},
     "scaled": {"stages.scale_lr": True},
-    "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True, "curriculum.epochs": 30},
+    "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True},
 }
 PROTOCOLS = ("scratch", "sequential", "sequential+kd")
-SHARED: dict[str, Any] = {"evaluation.at_end": False, "evaluation.epochs": None, "evaluation.samples": 1}
+SHARED: dict[str, Any] = {"evaluation.at_end": False, "evaluation.samples": 1}
 SPLITS = {
     (1, "pdd"): "",
     (1, "short"): ", a third of the steps",
@@ -53,8 +55,9 @@ SPLITS = {
     (3, "pdd"): "",
     (3, "scaled"): ", rate times stage",
     (6, "pdd"): "",
+    (6, "full"): ", twice the steps",
 }
-REASONS = ("short", "scaled")
+REASONS = ("short", "full", "scaled")
 LONG = 4
 
 
@@ -91,35 +94,10 @@ class Bench:
 
     def config(self, order: Order) -> Config:
         """The settings of a run; its evaluations are made here, one by one."""
-        options = self.options
-        settings = {
-            **SHARED,
-            "ipc": order.ipc,
-            "steps": options.steps // (3 if order.variant == "short" else order.stages),
-            "seed": order.seed,
-            "model.width": options.width,
-            "stages.count": order.stages,
-            "stages.transition_epochs": options.transition_epochs,
-            "stages.networks": 2 * options.experts,
-            "evaluation.nets": options.nets,
-            "evaluation.updates": options.updates,
-            **self._base(order.base),
-            **VARIANTS[order.variant],
-        }
-        return raydd.override(raydd.load_recipe(f"digits-{order.base}-ipc10").config, settings)
-
-    def _base(self, base: str) -> dict[str, Any]:
-        options = self.options
-        if base == "idc":
-            # The rate of the images is multiplied by ipc / 10. Networks get MTT's rate: 0.01 is not done after so few updates.
-            return {"idc.lr_img": options.idc_rate, "evaluation.lr": 0.05}
-        return {
-            "data.zca": options.zca,
-            "experts.count": options.experts,
-            "mtt.syn_steps": options.syn_steps,
-            "mtt.max_start_epoch": options.start_epochs,
-            "mtt.lr_img": options.mtt_rate,
-        }
+        recipe = raydd.load_recipe(f"digits-pdd-{order.base}-ipc6").config
+        steps = recipe.steps if order.variant in ("short", "full") else recipe.stages.count * recipe.steps // order.stages
+        size = {"ipc": order.ipc, "stages.count": order.stages, "steps": steps, "seed": order.seed}
+        return raydd.override(recipe, {**SHARED, **size, "evaluation.nets": self.options.nets, **VARIANTS[order.variant]})
 
 
 class NotMeasured(Exception):
@@ -135,19 +113,26 @@ def main() -> None:
 
 
 def measure(bench: Bench) -> None:
-    """Every run and evaluation that is not there yet."""
-    for order in orders(bench):
+    """Every run and evaluation that is not there yet; those last that look for reasons."""
+    options = bench.options
+    ceiling(bench)
+    for seed, base in product(range(options.seeds), options.bases):
+        _measure_runs(bench, base, seed, reasons=False)
+        if "continual" in options.tables:
+            for stages, protocol in product((3, 1), PROTOCOLS):
+                continual(bench, base, stages, protocol, seed)
+            continual(bench, base, 3, PROTOCOLS[0], seed, "union")
+    for seed, base in product(range(options.seeds), options.bases):
+        _measure_runs(bench, base, seed, reasons=True)
+    if "long" in options.tables:
+        long_rows(bench)
+
+
+def _measure_runs(bench: Bench, base: str, seed: int, reasons: bool) -> None:
+    for order in orders(bench, base, seed, reasons):
         made(bench, order)
         for what in wanted(order):
             measured(bench, order, **what)
-    if "continual" in bench.options.tables:
-        for base, seed, stages, protocol in product(bench.options.bases, range(bench.options.seeds), (3, 1), PROTOCOLS):
-            continual(bench, base, stages, protocol, seed)
-        for base, seed in product(bench.options.bases, range(bench.options.seeds)):
-            continual(bench, base, 3, PROTOCOLS[0], seed, "union")
-    if "long" in bench.options.tables:
-        long_rows(bench)
-    ceiling(bench)
 
 
 def parse() -> argparse.Namespace:
@@ -155,34 +140,22 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", default="runs/digits_stages", help="folder of the runs and experts")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--nets", type=int, default=5, help="networks for each evaluation")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=120, help="steps of all stages of a run together; 6 must divide it")
-    parser.add_argument("--experts", type=int, default=4, help="experts of MTT; the pool of IDC has twice as many start networks")
-    parser.add_argument("--syn-steps", type=int, default=15, help="inner steps of MTT")
-    parser.add_argument("--start-epochs", type=int, default=3, help="start epochs of MTT")
-    parser.add_argument("--mtt-rate", type=float, default=20.0, help="rate of MTT's images")
-    parser.add_argument("--zca", action=argparse.BooleanOptionalAction, default=True, help="whitening for MTT")
-    parser.add_argument("--idc-rate", type=float, default=0.05, help="rate of IDC's images at ten per class")
-    parser.add_argument("--transition-epochs", type=int, default=60)
-    parser.add_argument("--updates", type=int, default=150, help="optimiser updates of every evaluation network")
     parser.add_argument("--phases", type=int, default=2, help="phases of continual learning")
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=TABLES)
-    parser.add_argument("--bases", nargs="+", default=["idc", "mtt"], choices=BASES, help="base methods of all tables but the first")
+    parser.add_argument("--bases", nargs="+", default=["idc", "mtt"], choices=BASES, help="base methods")
     parser.add_argument("--only-write", action="store_true", help="make the tables of what is there, and leave the other rows out")
     parser.add_argument("--results", default=str(RESULTS), help="folder of the three result files")
     return parser.parse_args()
 
 
-def orders(bench: Bench) -> list[Order]:
-    """The runs: those first that several tables share, and those last that look for reasons."""
-    options, seeds, tables = bench.options, range(bench.options.seeds), bench.options.tables
-    kinds = [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
+def orders(bench: Bench, base: str, seed: int, reasons: bool) -> list[Order]:
+    """The runs of a seed: those that several tables share first."""
+    tables = bench.options.tables
+    kinds = [(3, "pdd")]
+    kinds += [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
     kinds += [(3, "curriculum")] if "curriculum" in tables else []
-    kinds += list(SPLITS) if "split" in tables else []
-    shared = [Order(base, 3, 2, "pdd", seed) for seed, base in product(seeds, BASES)]
-    main, reasons = ([kind for kind in kinds if (kind[1] in REASONS) == asked] for asked in (False, True))
-    rest = [list(product(options.bases, seeds, own)) for own in (main, reasons)]
-    return shared + [Order(base, stages, 6 // stages, variant, seed) for own in rest for base, seed, (stages, variant) in own]
+    kinds += [kind for kind in SPLITS if "split" in tables and kind not in kinds]
+    return [Order(base, stages, 6 // stages, variant, seed) for stages, variant in kinds if (variant in REASONS) == reasons]
 
 
 def wanted(order: Order) -> Iterator[dict[str, Any]]:
@@ -211,10 +184,10 @@ def made(bench: Bench, order: Order) -> None:
     print(f"{order.name}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
-def measured(bench: Bench, order: Order, stage: int, mode: str, kind: str = "synthetic", updates: int | None = None) -> dict[str, Any]:
-    """The accuracies of fresh networks on the images after a stage, from the file of measurements or anew."""
-    options, folder = bench.options, bench.work / order.name
-    settings = {"stages": mode, "nets": options.nets, "updates": updates or options.updates}
+def measured(bench: Bench, order: Order, stage: int, mode: str, kind: str = "synthetic", longer: int = 1) -> dict[str, Any]:
+    """The accuracies of fresh networks on the images after a stage, from the file of measurements or anew. `longer` multiplies updates."""
+    folder, usual = bench.work / order.name, bench.config(order).evaluation.updates or 0
+    settings = {"stages": mode, "nets": bench.options.nets, "updates": longer * usual}
     key = {"run": order.name, "stage": stage, "kind": kind, **settings}
 
     def record() -> dict[str, Any]:
@@ -235,7 +208,7 @@ def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int, mo
     """Continual learning with the images of PDD (three stages, with real images beside them) or of its base (one)."""
     options, order = bench.options, Order(base, stages, 6 // stages, "pdd", seed)
     phases = {"protocol": protocol, "phases": options.phases}
-    key = {"run": order.name, **phases, "nets": options.nets, "updates": options.updates, "stages": mode}
+    key = {"run": order.name, **phases, "nets": options.nets, "stages": mode}
 
     def record() -> dict[str, Any]:
         settings = raydd.ContinualConfig(**phases, baselines="random,herding" if stages > 1 and mode == "progressive" else "")
@@ -250,7 +223,7 @@ def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int, mo
 def ceiling(bench: Bench) -> dict[str, Any]:
     """The same networks trained on all real images: nothing distilled can be expected to come above."""
     options = bench.options
-    key = {"nets": options.nets, "width": options.width, "epochs": 60}
+    key = {"nets": options.nets, "epochs": 60}
 
     def record() -> dict[str, Any]:
         lengths = {"evaluation.updates": None, "evaluation.epochs": key["epochs"]}
@@ -326,7 +299,7 @@ def present(records: Iterator[Callable[[], dict[str, Any]]]) -> list[dict[str, A
 def stages_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 3: by stages and by what networks are trained on in turn; random real images as many as three stages have."""
     rows = []
-    for base in BASES:
+    for base in bench.options.bases:
         for stage in (1, 2, 3):
             for mode in MODES if stage > 1 else MODES[:1]:
                 found = pooled(bench, base, 3, "pdd", stage=stage, mode=mode)
@@ -340,9 +313,9 @@ def stages_rows(bench: Bench) -> list[dict[str, Any]]:
 def long_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 3 once more for three stages, with networks that train four times as long."""
     rows = []
-    for base in BASES:
+    for base in bench.options.bases:
         for mode in MODES:
-            found = pooled(bench, base, 3, "pdd", stage=3, mode=mode, updates=LONG * bench.options.updates)
+            found = pooled(bench, base, 3, "pdd", stage=3, mode=mode, longer=LONG)
             rows.append({"base": BASES[base], "stages": 3, "training": mode, **found, "paper": PAPER["stages"][base, 3, mode]})
     return rows
 
