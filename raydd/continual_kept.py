@@ -1,8 +1,10 @@
 """What is kept of the phases of continual learning: distilled images, each phase a run of its own, and real images by rule beside them."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from raydd.files import atomic_write_json, read_json
 from raydd.launch import Report, changed_settings, distill, resume, services_for, stop_on_signals
 from raydd.run import identity
 from raydd.runfolder import RunFolder, images_sha256
-from raydd.select import RATE, choose, plain, record
+from raydd.select import choose, plain, record
 from raydd.select_config import SelectConfig, resolved
 from raydd.setup import prepare
 from raydd.transition import Stopped
@@ -102,11 +104,15 @@ def order_of(config: Config, execution: Execution, settings: ContinualConfig, ru
 
 
 def kept_images(order: Order, select: SelectConfig, report: Report) -> dict[str, Source]:
-    """What is kept of an order: distilled images, and those of the baselines by their names. Whatever is missing is made first."""
-    sources = {DISTILLED: _distilled_images(order, report)}
-    for method in order.settings.baseline_methods:
-        sources[method] = _real_images(order, method, select, report)
-    return sources
+    """What is kept of an order: distilled images, and those of the baselines by their names. Whatever is missing is made first.
+
+    Real images are trained on at the rate of the distilled ones beside them, the mean over a phase's stages, so that the images alone
+    make the difference.
+    """
+    distilled = _distilled_images(order, report)
+    rates = [fmean(kept.rates) for kept in distilled.of(0)]
+    real = {method: _real_images(order, method, rates, select, report) for method in order.settings.baseline_methods}
+    return {DISTILLED: distilled, **real}
 
 
 def _distilled_images(order: Order, report: Report) -> Source:
@@ -119,15 +125,15 @@ def _distilled_images(order: Order, report: Report) -> Source:
     return _source([kept], [len(own) for own in images], [4 * own.numel() for own in images])
 
 
-def _real_images(order: Order, method: str, select: SelectConfig, report: Report) -> Source:
-    """Chosen by a rule, or by lot and then other ones for each network, as everywhere in raydd."""
+def _real_images(order: Order, method: str, rates: Sequence[float], select: SelectConfig, report: Report) -> Source:
+    """Chosen by a rule, or by lot and then other ones for each network, as everywhere in raydd. `rates` has the step size of each phase."""
     draws: list[list[Kept]] = [[] for _ in range(order.config.evaluation.nets if method == "random" else 1)]
     images, sizes = [], []
     for phase in range(len(order.names)):
         data = load(order.phase(phase).data)
         for draw, kept in enumerate(draws):
             rows = _random(order, phase, data, draw) if method == "random" else _chosen(order, phase, method, select, report)
-            kept.append(_of_rows(order, phase, data, rows))
+            kept.append(_of_rows(order, phase, data, rows, rates[phase]))
         images.append(len(rows))
         sizes.append(len(rows) * data.train.images[0].nbytes)
     return _source(draws, images, sizes)
@@ -205,12 +211,12 @@ def _moved(images: Tensor, own: Transform, common: Transform) -> Tensor:
     return common.forward(own.inverse(images))
 
 
-def _of_rows(order: Order, phase: int, data: Dataset, rows: Tensor) -> Kept:
+def _of_rows(order: Order, phase: int, data: Dataset, rows: Tensor, step_size: float) -> Kept:
     """Real images, class-major, of the training split of a phase."""
     labels = torch.tensor(data.train.labels)[rows]
     images = order.transform.forward(torch.tensor(data.train.images[rows.numpy()]))
     stored = len(rows) // len(data.classes)
-    return Kept(images, labels + phase * len(data.classes), torch.ones_like(labels), (RATE,), stored)
+    return Kept(images, labels + phase * len(data.classes), torch.ones_like(labels), (step_size,), stored)
 
 
 def _random(order: Order, phase: int, data: Dataset, draw: int) -> Tensor:

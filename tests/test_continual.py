@@ -308,6 +308,8 @@ def test_what_is_kept(finished: tuple[Path, commands.Outcome]) -> None:
                 same = (dataset.train.images == image).all((1, 2, 3))
                 assert dataset.train.labels[same].tolist() == [order.numbers[label]]
     assert not torch.equal(sources["random"].of(0)[0].images, sources["random"].of(1)[0].images)
+    learned = [one.rates for one in sources["distilled"].of(0)]
+    assert learned != [(0.01,)] * 2 and all([one.rates for one in sources[name].of(1)] == learned for name in ("random", "herding"))
 
 
 def test_repeated_it_only_makes_what_is_missing(
