@@ -24,6 +24,7 @@ from raydd.method_config import (
     IDCConfig,
     MTTConfig,
 )
+from raydd.places import secrets_in
 from raydd.schema import fingerprint as fingerprint
 from raydd.schema import flatten as flatten
 from raydd.schema import from_dict as from_dict
@@ -297,7 +298,7 @@ def problems(config: Config, execution: Execution | None = None) -> list[str]:
     given = [part for part in (config, execution) if part is not None]
     for part in given:
         from_dict(type(part), to_dict(part))
-    found = [problem for part in given for problem in _ranges(part)] + _choices(config) + stage_problems(config)
+    found = [problem for part in given for problem in _ranges(part) + _secrets(part)] + _choices(config) + stage_problems(config)
     return found + (_relations(config) if config.method == "mtt" else [])
 
 
@@ -335,6 +336,12 @@ def _ranges(config: Config | Execution) -> list[str]:
             broken = [f"{word} {bounds[name]}" for bounds, word, holds in _BOUNDS if name in bounds and not holds(value, bounds[name])]
             problems += [f"--{name}={value} must be {bound}." for bound in broken]
     return problems
+
+
+def _secrets(config: Config | Execution) -> list[str]:
+    """One sentence for every URI that holds a password: settings are written into records."""
+    texts = {name: value for name, value in flatten(to_dict(config)).items() if isinstance(value, str)}
+    return [problem for name, value in texts.items() for problem in secrets_in(f"--{name}", value)]
 
 
 def _choices(config: Config) -> list[str]:

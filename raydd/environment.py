@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from raydd.places import redacted_command
 
 _PACKAGES = ("raydd", "torch", "torchvision", "ray", "numpy", "pyarrow", "safetensors")
 
@@ -37,7 +38,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "gpus": gpus,
         "commit": commit(),
-        "command": shlex.join(sys.argv),
+        "command": redacted_command(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

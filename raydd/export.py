@@ -22,6 +22,7 @@ from raydd.artifact import Artifact
 from raydd.decode import training_images
 from raydd.errors import CheckpointError, ConfigError
 from raydd.files import atomic_write_json, read_json, write_bytes
+from raydd.places import is_uri
 from raydd.progressive import up_to
 from raydd.runfolder import RunFolder, images_sha256
 
@@ -52,7 +53,7 @@ def export(run: Path | str, to: str, out: Path | str) -> Export:
     """
     if to not in EXPORTERS:
         raise ConfigError([f"--to={to} is not a format; known: {', '.join(sorted(EXPORTERS))}."])
-    result = artifact.read(_result_file(Path(run)))
+    result = artifact.read(_result_file(str(run)))
     files, notes = EXPORTERS[to](result)
     out = Path(out)
     _clear(out, to)
@@ -218,9 +219,9 @@ def safe_names(classes: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _result_file(run: Path) -> Path:
-    if run.is_file():
-        return run
+def _result_file(run: str) -> Path:
+    if not is_uri(run) and Path(run).is_file():
+        return Path(run)
     path = RunFolder.view(run).synthetic
     if not path.exists():
         raise ConfigError([f"{run} has no result yet ({path.name} is absent). Let the run finish: --resume {run}."])

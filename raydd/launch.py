@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raydd import artifact, devices, plan, planning
+from raydd import artifact, devices, places, plan, planning
 from raydd.artifact import Artifact
 from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
@@ -42,7 +42,7 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     """
     config, execution = absolute(config), execution or Execution()
     path = execution.run or f"runs/{config.recipe or config.method}-{config.seed}"
-    execution = replace(execution, run=str(Path(path).resolve()), store=_absolute(execution.store))
+    execution = replace(execution, run=places.absolute(path), store=places.absolute(execution.store))
     _check(config, execution)
     setup = prepare(config, execution)
     planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
@@ -73,7 +73,7 @@ def resume(
         raise ConfigError(
             [f"--resume {run_path} keeps the run's settings; only {free} and where it runs may change: {', '.join(changed)}.{hint}"]
         )
-    return _see_through(config, replace(execution, run=str(Path(run_path).resolve())), report)
+    return _see_through(config, replace(execution, run=places.absolute(str(run_path))), report)
 
 
 def extend(
@@ -85,14 +85,14 @@ def extend(
     evaluation only. Raises `ConfigError` for other differences, for a run that has steps left, and for settings that depend on the
     number of stages.
     """
-    own_config, own_execution = RunFolder.view(run_path).settings()
+    folder = RunFolder.view(run_path)
+    own_config, own_execution = folder.settings()
     config = config or own_config
     if stages < 1:
         raise ConfigError([f"--stages.add={stages} must be at least 1."])
     if not own_config.steps:
         raise ConfigError([f"--extend {run_path} adds stages, and that run has no steps: a selection has no stages. Use --resume."])
-    result = Path(run_path) / "result.json"
-    if not result.exists() or not read_json(result).get("complete"):
+    if not folder.result.exists() or not read_json(folder.result).get("complete"):
         name = shlex.quote(str(run_path))
         raise ConfigError([f"--extend {name} adds stages to a finished run, and this one is not. First: raydd distill --resume {name}."])
     changed = changed_settings(config, own_config, more_steps=False)
@@ -106,7 +106,7 @@ def extend(
     longer = replace(config, stages=replace(config.stages, count=config.stages.count + stages))
     execution = execution or own_execution
     _check(longer, execution)
-    return _see_through(longer, replace(execution, run=str(Path(run_path).resolve())), report)
+    return _see_through(longer, replace(execution, run=places.absolute(str(run_path))), report)
 
 
 def changed_settings(config: Config, own: Config, more_steps: bool = True) -> list[str]:
@@ -131,13 +131,8 @@ def _steps_are_free(own: Config) -> bool:
 def absolute(config: Config) -> Config:
     """The same settings with absolute folders: a run is carried on, and its result evaluated, from anywhere."""
     kind, colon, place = config.data.source.partition(":")
-    source = f"{kind}:{_absolute(place)}" if colon else config.data.source
-    return replace(config, data=replace(config.data, source=source, root=_absolute(config.data.root)))
-
-
-def _absolute(place: str) -> str:
-    """An absolute path; nothing, and URIs, stay as they are."""
-    return place if not place or "://" in place else str(Path(place).expanduser().resolve())
+    source = f"{kind}:{places.absolute(place)}" if colon else config.data.source
+    return replace(config, data=replace(config.data, source=source, root=places.absolute(config.data.root)))
 
 
 def _check(config: Config, execution: Execution) -> None:
@@ -161,8 +156,12 @@ def _see_through(config: Config, execution: Execution, report: Report) -> dict[s
 
 def run_inline(config: Config, execution: Execution, report: Report = silent) -> dict[str, Any]:
     """The run in this process, stopping cleanly at the next step on Ctrl-C or SIGTERM."""
-    with RunFolder.open(execution.run) as folder, stop_on_signals(report) as should_stop:
+    with RunFolder.open(execution.run, _teller(report)) as folder, stop_on_signals(report) as should_stop:
         return run(folder, config, execution, InlineServices(devices.resolve(execution.device)), should_stop, report)
+
+
+def _teller(report: Report) -> Callable[[str], None]:
+    return lambda text: report({"phase": "note", "text": text})
 
 
 @contextlib.contextmanager
@@ -190,7 +189,7 @@ def stop_on_signals(report: Report = silent) -> Iterator[Callable[[], bool]]:
 def train_experts(config: Config, execution: Execution | None = None, report: Report = silent) -> str:
     """Train every missing expert of a configuration; returns the folder of its store."""
     config, execution = absolute(config), execution or Execution()
-    execution = replace(execution, store=_absolute(execution.store))
+    execution = replace(execution, store=places.absolute(execution.store))
     _check(config, execution)
     with services_for(config, execution) as services:
         setup = prepare(config, execution)
@@ -240,9 +239,9 @@ class Comparison:
 
 def result_file(path: str | Path) -> Artifact:
     """The result of a run folder, or a result file itself. Raises `CheckpointError` or `ConfigError`."""
-    path = Path(path)
-    if path.is_dir():
+    if places.is_uri(path) or Path(path).is_dir():
         path = RunFolder.view(path).synthetic
+    path = Path(path)
     if not path.exists():
         raise ConfigError([f"{path} does not exist. Name a run folder that has finished, or a synthetic.safetensors file."])
     return artifact.read(path)

@@ -54,6 +54,8 @@ def run(
     try:
         refuse_other_links(setup, session.finished_stages(), session.links)
         session.accept()
+        for text in folder.told:
+            report({"phase": "warning", "text": text})
         if told is not None:
             atomic_write_json(folder.path / "curriculum.json", told)
         _warn(setup, report)

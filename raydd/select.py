@@ -6,7 +6,6 @@ recipe's method play no part. `selected.json` says which rows of the training sp
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from raydd.errors import ConfigError, DataError
 from raydd.files import atomic_write_json
 from raydd.launch import absolute, services_for, silent, stop_on_signals
 from raydd.methods.base import check
+from raydd.places import absolute as absolute_place
 from raydd.run import Report, identity
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.select_config import SelectConfig, resolved
@@ -214,7 +214,7 @@ def _settings(method: str, config: Config, execution: Execution, settings: Selec
         # Several networks train side by side; one needs no worker.
         several = replace(own, selection=replace(own.selection, candidates=max(1, settings.nets or 0)))
         workers = plan.worker_count(several, execution) if (settings.nets or 0) > 1 else 0
-    return own, replace(execution, run=str(Path(path).resolve()), workers=workers), settings
+    return own, replace(execution, run=absolute_place(path), workers=workers), settings
 
 
 def _refuse_small_classes(dataset: Dataset, ipc: int) -> None:

@@ -102,7 +102,7 @@ class Session:
     def _refuse_fewer_steps(self, done: int) -> None:
         config = self._setup.config
         if done > total_steps(config):
-            raise ConfigError([f"--steps={config.steps}: {self._folder.path} has done {done} steps already. Ask for at least as many."])
+            raise ConfigError([f"--steps={config.steps}: {self._folder.location} has done {done} steps already. Ask for at least as many."])
 
     def _warn_of_rounding(self, before: dict[str, Any]) -> None:
         now = _rounding(self._setup)
@@ -167,6 +167,7 @@ class Session:
         self._folder.sync_records()
         keep = self._setup.execution.keep_checkpoints
         checkpoint.save(self._folder.checkpoints, self.state.step, tensors, values, self._identity, keep)
+        self._folder.publish(self._report)
 
     def _preview(self) -> None:
         """The result file of a run in progress: at every checkpoint, but for large ones (ZCA matrices) more seldom."""
@@ -213,7 +214,9 @@ class Session:
             self._finish_evaluations(should_stop)
             complete = not (self._waiting or self._pending)
         self._note_faults(max(0, state.step - 1))
-        return self.write_result(complete)
+        result = self.write_result(complete)
+        self._folder.publish(self._report, last=True)
+        return result
 
     def write_result(self, complete: bool) -> dict[str, Any]:
         """Write result.json and the report; a report that fails is told of and takes nothing away."""
@@ -227,7 +230,7 @@ class Session:
             write_report(self._folder.path)
         except Exception as error:
             what = str(error) or type(error).__name__
-            text = f"The report could not be written ({what}). The result is complete; try `raydd report {self._folder.path}`."
+            text = f"The report could not be written ({what}). The result is complete; try `raydd report {self._folder.location}`."
             self._report({"phase": "warning", "text": text})
         return result
 
@@ -248,6 +251,7 @@ class Session:
         self._write_artifact()
         self._note_faults(max(0, self.state.step - 1))
         self.write_result(complete=False)
+        self._folder.publish(self._report)
 
     def close(self) -> None:
         """Release the background evaluator."""
@@ -295,12 +299,15 @@ class Session:
     def _collect(self) -> float:
         """Record finished evaluations; returns the seconds that evaluating took."""
         seconds = 0.0
-        for place, record in self._background.poll():
+        finished = self._background.poll()
+        for place, record in finished:
             self._folder.append_evaluation(record)
             self._recorded.add(place)
             self._pending.pop(place, None)
             self._report({"phase": "evaluation", **record})
             seconds += record["seconds"]
+        if finished:
+            self._folder.publish(self._report)
         return seconds
 
     def _note_faults(self, step: int) -> None:

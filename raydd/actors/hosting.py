@@ -33,8 +33,12 @@ class HostedRun:
 
     def __call__(self, placement_group: PlacementGroup, should_stop: Callable[[], bool], report: Report, attempt: int) -> dict[str, Any]:
         before = [("driver", f"the driver died; attempt {attempt} carries on from the last checkpoint")] if attempt > 1 else []
+
+        def tell(text: str) -> None:
+            report({"phase": "note", "text": text})
+
         services = RayServices(self.workers, self.options, placement_group, before)
-        with _reopened(self.execution.run) if attempt > 1 else RunFolder.open(self.execution.run) as folder:
+        with _reopened(self.execution.run) if attempt > 1 else RunFolder.open(self.execution.run, tell) as folder:
             return run(folder, self.config, self.execution, services, should_stop, report)
 
 

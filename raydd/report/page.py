@@ -45,6 +45,8 @@ class Picture:
 def write_report(run_path: Path | str) -> Path:
     """Write `report.html` and `figures/*.png` into a run folder, finished or not, and return the path of the page.
 
+    Of a run at a URI the page is put there too.
+
     Raises `ConfigError` when it is no run folder, `CheckpointError` when its records are damaged, `ResourceError` when the page
     cannot be written.
     """
@@ -62,6 +64,7 @@ def write_report(run_path: Path | str) -> Path:
         if len(run.artifact.stage_step_sizes) > 1:
             write_bytes(folder.figures / "images_stages.png", stages.picture(run.artifact, scale))
     atomic_write_bytes(folder.report, _page(run, drawn).encode())
+    folder.show(folder.report.name)
     return folder.report
 
 
