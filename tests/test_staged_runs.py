@@ -1,4 +1,4 @@
-"""Runs of several stages: what is frozen stays so, a run that is extended or killed anywhere equals one that was not, on Ray too."""
+"""Runs of several stages: what cannot be, what settings change, and runs that are stopped or killed anywhere, on Ray too."""
 
 import random
 import shutil
@@ -13,7 +13,7 @@ import torch
 from raydd import artifact, launch
 from raydd.actors.options import WorkerOptions
 from raydd.actors.services import RayServices
-from raydd.config import Config, needed_epochs
+from raydd.config import needed_epochs
 from raydd.distill import State, next_stage
 from raydd.errors import CheckpointError, ConfigError, DivergenceError
 from raydd.experts.store import Store
@@ -22,17 +22,10 @@ from raydd.progressive import up_to
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.stage_files import stage_path
 from raydd.types import SyntheticSet
-from tests.runs import assert_equal_runs, but, execution, go, metrics, with_networks
+from tests.runs import assert_equal_runs, but, execution, go, metrics
+from tests.staged import STAGED, assert_frozen, config_of, first_stage_store, stage_sets
 from tests.test_faults import MortalServices, die_once
 from tests.test_resume import dies
-
-STAGES = {"stages__count": 3, "stages__transition_epochs": 2, "steps": 3}
-NETWORKS = {**STAGES, "stages__networks": 2}
-STAGED = but(**STAGES)
-
-
-def config_of(name: str, **settings: Any) -> Config:
-    return but(**{**STAGES, **settings}) if name == "mtt" else with_networks(name, **{**NETWORKS, **settings})
 
 
 @pytest.fixture(autouse=True)
@@ -45,76 +38,6 @@ def staged(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("staged") / "run"
     go(path, store, STAGED)
     return path
-
-
-def first_stage_store(store: Path, copy: Path) -> Path:
-    """A copy of the stores without anything that belongs to later stages."""
-    shutil.copytree(store, copy)
-    for folder in copy.iterdir():
-        recipe = read_json(folder / "recipe.json")["recipe"]
-        if "links" in recipe or "starts" in recipe:
-            shutil.rmtree(folder)
-    return copy
-
-
-def stage_sets(path: Path, count: int) -> list[SyntheticSet]:
-    """The set after each stage; the last is the result."""
-    files = [stage_path(path, stage) for stage in range(1, count)] + [path / "synthetic.safetensors"]
-    return [artifact.read(file).synthetic for file in files]
-
-
-def assert_frozen(path: Path, count: int = 3) -> None:
-    sets = stage_sets(path, count)
-    for stage, found in enumerate(sets, start=1):
-        assert found.stages.bincount().tolist() == [0] + [10] * stage
-        assert found.labels.tolist() == sorted(found.labels.tolist())
-        for later in sets[stage:]:
-            assert torch.equal(up_to(later, stage).images, found.images)
-    result = read_json(path / "result.json")
-    initial = artifact.read(path / "synthetic.safetensors").initial_images
-    assert not torch.equal(initial, sets[-1].images) and [entry["stage"] for entry in result["stages"]] == list(range(1, count + 1))
-
-
-@pytest.mark.parametrize("name", ["mtt", "dc", "dsa", "dm", "idc", "dream", "dreamplus", "cafe"])
-def test_stages_of_every_method(name: str, store: Path, tmp_path: Path) -> None:
-    """Images of a stage move in it and never again; each stage has its own start; stopped after every step it is the same."""
-    config = config_of(name)
-    go(tmp_path / "run", store, config)
-    assert_frozen(tmp_path / "run")
-    assert [record["stage"] for record in metrics(tmp_path / "run")] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
-    found = artifact.read(tmp_path / "run" / "synthetic.safetensors")
-    starts = found.initial_images.unflatten(0, (10, 3))
-    assert not torch.equal(starts[:, 0], starts[:, 1]) and not torch.equal(starts[:, 1], starts[:, 2])
-    assert (found.synthetic.images != found.initial_images).flatten(1).any(1).all()
-    if name not in ("mtt", "dreamplus"):
-        return
-    steps = []
-    while not steps or steps[-1] < 9:
-        steps.append(go(tmp_path / "halting", store, config, should_stop=iter([False] * 2 + [True] * 99).__next__)["steps"])
-    assert_equal_runs(tmp_path / "halting", tmp_path / "run")
-
-
-@pytest.mark.parametrize("name", ["mtt", "idc"])
-def test_the_first_stage_is_the_base_method(name: str, store: Path, tmp_path: Path) -> None:
-    go(tmp_path / "staged", store, config_of(name, stages__count=2))
-    go(tmp_path / "base", store, config_of(name, stages__count=1))
-    base = artifact.read(tmp_path / "base" / "synthetic.safetensors").synthetic
-    first = artifact.read(stage_path(tmp_path / "staged", 1)).synthetic
-    assert torch.equal(base.images, first.images) and torch.equal(base.step_size, first.step_size)
-    assert metrics(tmp_path / "base") == metrics(tmp_path / "staged")[:3]
-
-
-@pytest.mark.parametrize("name", ["mtt", "dsa"])
-def test_a_run_that_is_extended_equals_one_that_asked_for_all_stages(name: str, store: Path, tmp_path: Path) -> None:
-    config, path = config_of(name), tmp_path / "run"
-    go(tmp_path / "whole", store, config)
-    go(path, store, config_of(name, stages__count=1))
-    for added, kept in ((1, 0), (1, 1)):
-        before = [stage_path(path, stage).read_bytes() for stage in range(1, kept + 1)]
-        launch.extend(path, added, execution=execution(path, store))
-        assert [stage_path(path, stage).read_bytes() for stage in range(1, kept + 1)] == before
-    assert_equal_runs(path, tmp_path / "whole")
-    assert_frozen(path)
 
 
 def test_what_cannot_be_extended(staged: Path, store: Path, tmp_path: Path) -> None:
