@@ -12,12 +12,22 @@ from rich.table import Table
 
 from raydd.config import Config, Execution, flatten, to_dict
 from raydd.errors import ConfigError, RayddError, ResourceError
-from raydd.options import ContinualSettings, EvaluateOptions, ExportOptions, RecipesOptions, ReportOptions, SelectSettings, Settings
+from raydd.options import (
+    CompareOptions,
+    ContinualSettings,
+    EvaluateOptions,
+    ExportOptions,
+    RecipesOptions,
+    ReportOptions,
+    SelectSettings,
+    Settings,
+)
+from raydd.places import is_uri, join, redacted
 from raydd.select_config import METHODS
 
 USAGE = """raydd: dataset distillation in parallel on Ray
 
-  raydd recipes [--verbose]                the published settings that raydd ships
+  raydd recipes [WORDS] [--method M]       the published settings that raydd ships
   raydd plan RECIPE [settings]             predicted memory and seconds per step
   raydd experts RECIPE [settings]          train the expert trajectories
   raydd distill RECIPE [settings]          distil; trains missing experts first
@@ -27,6 +37,7 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd continual RECIPE [settings]        learn classes phase by phase from distilled sets
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
   raydd report RUN                         write report.html and the figures
+  raydd compare RUN RUN ...                a table of finished runs by the settings in which they differ
   raydd export RUN --to FORMAT OUT         png, parquet, mtt or dc
 
 `raydd COMMAND RECIPE --help` lists every setting with the recipe's values. Errors exit with code 2.
@@ -66,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _refuse(error: RayddError) -> int:
     for line in str(error).splitlines():
-        print(f"raydd: {line}", file=sys.stderr)
+        print(f"raydd: {redacted(line)}", file=sys.stderr)
     return 2
 
 
@@ -86,8 +97,13 @@ def _recipes(arguments: list[str]) -> int:
     from raydd.recipes import load_recipe, recipe_names
 
     options = tyro.cli(RecipesOptions, prog="raydd recipes", args=arguments, use_underscores=True)
+    found = [load_recipe(name) for name in recipe_names() if all(word in name for word in options.words)]
+    found = [recipe for recipe in found if options.method in ("", recipe.config.method)]
+    if not found:
+        wanted = " ".join([*options.words, *([f"--method {options.method}"] if options.method else [])])
+        raise ConfigError([f"raydd recipes {wanted}: there is no such recipe. raydd recipes lists all of them."])
     table = Table(box=None, show_header=False)
-    for recipe in map(load_recipe, recipe_names()):
+    for recipe in found:
         lines = [f"[bold]{recipe.title}[/bold]", recipe.expected]
         if options.verbose:
             lines += [f"source: {recipe.source}", f"memory: {recipe.hardware}"]
@@ -163,8 +179,9 @@ def _distill(arguments: list[str]) -> int:
     if not result["complete"]:
         print(f"stopped after step {result['steps']}; carry on with: raydd distill --resume {result['run']}", file=sys.stderr)
     _print_evaluation(result["evaluation"])
-    print(f"report: {result['run']}/report.html")
-    print(f"images sha256: {result['images_sha256']}")
+    if result["images_sha256"]:  # a run that was stopped before it had images has no report either
+        print(f"report: {join(result['run'], 'report.html')}")
+        print(f"images sha256: {result['images_sha256']}")
     return 0 if result["complete"] else 130
 
 
@@ -185,8 +202,8 @@ def _select(arguments: list[str]) -> int:
     if not result["complete"]:
         print(f"stopped in the evaluation; carry on with: raydd distill --resume {result['run']}", file=sys.stderr)
     _print_evaluation(result["evaluation"], f"real images by {method}")
-    print(f"chosen rows: {result['run']}/selected.json")
-    print(f"report: {result['run']}/report.html")
+    print(f"chosen rows: {join(result['run'], 'selected.json')}")
+    print(f"report: {join(result['run'], 'report.html')}")
     print(f"images sha256: {result['images_sha256']}")
     return 0 if result["complete"] else 130
 
@@ -304,7 +321,29 @@ def _print_stages(summary: dict[str, Any], what: str) -> None:
 def _report(arguments: list[str]) -> int:
     from raydd.report import write_report
 
-    print(write_report(tyro.cli(ReportOptions, prog="raydd report", args=arguments).run))
+    run = tyro.cli(ReportOptions, prog="raydd report", args=arguments).run
+    print(write_report(run))
+    if is_uri(run):
+        print(join(run, "report.html"))
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    from raydd.report import comparison
+
+    options = tyro.cli(CompareOptions, prog="raydd compare", args=arguments, use_underscores=True)
+    arms = comparison.write_comparison(options.runs, options.out)
+    if options.json:
+        print(json.dumps(comparison.plain(arms)))
+        return 0
+    columns, rows = comparison.rows(arms)
+    # What came before the last stage is on the page; a terminal is narrow.
+    shown = [place for place, column in enumerate(columns) if column != "networks" and not column.startswith("after")]
+    table = Table(*(columns[place] for place in shown), box=None)
+    for row in rows:
+        table.add_row(*(row[place].replace(" ± ", "±") for place in shown))
+    Console().print(table)
+    print(options.out)
     return 0
 
 
@@ -325,6 +364,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "continual": _continual,
     "evaluate": _evaluate,
     "report": _report,
+    "compare": _compare,
     "export": _export,
 }
 

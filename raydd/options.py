@@ -38,6 +38,10 @@ class ContinualSettings(SelectSettings):
 class RecipesOptions:
     """List the settings that raydd ships: one recipe for each published row, and small ones for digits."""
 
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Only recipes whose names have all of these in them, such as: cifar10 pdd."""
+    method: str = ""
+    """Only recipes of this base method: mtt, dc, dsa, dm, cafe, idc, dream or dreamplus."""
     verbose: bool = False
     """Also where the numbers stand, and the memory that each asks for."""
 
@@ -96,6 +100,18 @@ class ReportOptions:
 
     run: tyro.conf.Positional[str]
     """The run folder."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Set runs side by side: a row for those that differ in nothing but the seed, as the papers' ablation tables have them."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Run folders with an evaluation. Later rows are held against that of the first."""
+    out: str = "comparison.html"
+    """The page to write."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 
 from raydd import artifact
 from raydd.progress import Progress
-from raydd.recipes import recipe_names
+from raydd.recipes import load_recipe, recipe_names
 from raydd.runfolder import images_sha256
 from tests.commands import SMALL, STEPS, contents, distill, raydd, result, steps_of
 from tests.data.samples import encode, noise
@@ -60,6 +60,19 @@ def test_recipes_fit_80_columns() -> None:
         assert all(name in shown.out for name in recipe_names())
     assert "49.63 %" in outcome.out and "source:" not in outcome.out
     assert verbose.out.count("source:") == verbose.out.count("memory:") == len(recipe_names())
+
+
+def test_recipes_by_name_and_method() -> None:
+    def named(*arguments: str) -> set[str]:
+        outcome = raydd("recipes", *arguments)
+        assert outcome.code == 0
+        return set(outcome.out.split()) & set(recipe_names())
+
+    names = {name: load_recipe(name).config.method for name in recipe_names()}
+    assert named("cifar10") == {name for name in names if "cifar10" in name} != set()
+    assert named("pdd", "digits") == {name for name in names if "pdd" in name and "digits" in name} != set()
+    assert named("--method", "mtt", "ipc10") == {name for name, method in names.items() if method == "mtt" and "ipc10" in name} != set()
+    assert "there is no such recipe" in raydd("recipes", "digits", "--method", "nosuch").refusal()
 
 
 def test_plan_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Runs with a curriculum: initial images, experts and matching use the images of their stage, and nothing else."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from raydd.config import Config, Execution
 from raydd.data import Dataset
 from raydd.errors import ConfigError
 from raydd.launch import extend
+from raydd.progress import Progress
+from raydd.runfolder import RunFolder
 from raydd.setup import MethodFactory, prepare, staged
-from tests.runs import CONFIG, but, execution, go, with_networks
+from tests.commands import raydd
+from tests.runs import CONFIG, assert_equal_runs, but, execution, go, with_networks
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -86,3 +90,45 @@ def test_a_refused_extension_changes_nothing(tmp_path: Path) -> None:
     extend(path, 1, execution=own)
     assert len(json.loads((path / "curriculum.json").read_text())["shares"]) == 3
     assert [entry["step"] for entry in json.loads((path / "environment.json").read_text())["resumed"]] == [2]
+
+
+def interrupting(phase: str) -> Any:
+    """A progress display on which Ctrl-C is pressed once, when a phase is heard of."""
+
+    class Interrupting(Progress):
+        asked = False
+
+        def __call__(self, report: dict[str, Any]) -> None:
+            if report["phase"] == phase and not Interrupting.asked:
+                Interrupting.asked = True
+                signal.raise_signal(signal.SIGINT)
+
+    return Interrupting
+
+
+def test_from_scores_to_stages_stopped_in_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores, their ranges, and three stages of these images: stopped by Ctrl-C in every phase and resumed, the same run."""
+    ranges = {"curriculum__quantiles": False, "curriculum__edges": "0,1,2,9", "curriculum__least": 8, "curriculum__epochs": 4}
+    config = with_networks("dm", init="mix", **CURRICULUM | ranges | STAGES | {"steps": 3, "stages__count": 3})
+    whole, path, store = tmp_path / "whole", tmp_path / "run", tmp_path / "store"
+    go(whole, tmp_path / "other-store", config)
+    dataset = data.load(config.data)
+    kept = [rows_of(config, tmp_path / "other-store", stage)[1] for stage in (1, 2, 3)]
+    assert all(np.bincount(dataset.train.labels[rows], minlength=10).min() >= 8 for rows in kept)
+    told = json.loads((whole / "curriculum.json").read_text())
+    assert [entry["share"] for entry in told["shares"]] == pytest.approx([len(rows) / len(dataset.train) for rows in kept])
+
+    RunFolder.create(path, config, execution(path, store)).close()
+    outcomes = []
+    for phase in ("curriculum", "distill", "transition"):
+        with monkeypatch.context() as patch:
+            patch.setattr("raydd.progress.Progress", interrupting(phase))
+            outcomes.append(raydd("distill", "--resume", path))
+    assert [outcome.code for outcome in outcomes] == [130, 130, 130]
+    assert [f"stopped after step {step}; carry on" in outcome.err for step, outcome in zip((0, 1, 3), outcomes, strict=True)] == [True] * 3
+    # Nothing is named that a run without images does not have.
+    assert outcomes[0].out == "" and "images sha256: " in outcomes[1].out
+    ended = raydd("distill", "--resume", path)
+    assert ended.code == 0 and ended.last_line == f"images sha256: {json.loads((whole / 'result.json').read_text())['images_sha256']}"
+    assert_equal_runs(path, whole)
+    assert (path / "curriculum.json").read_bytes() == (whole / "curriculum.json").read_bytes()

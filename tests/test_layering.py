@@ -95,11 +95,13 @@ def test_ray_is_imported_by_actors_alone(module: str) -> None:
     assert not private or module == "raydd.actors._compat"
 
 
-def test_importing_raydd_imports_no_ray() -> None:
+def test_importing_raydd_loads_neither_ray_nor_matplotlib() -> None:
+    """Nor do all other modules load Ray; figures need matplotlib."""
     names = [module for module in MODULES if part(module) != "actors"]
-    code = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\nprint('ray' in sys.modules)"
+    loaded = "print('ray' in sys.modules, 'matplotlib' in sys.modules)"
+    code = f"import importlib, sys, raydd\n{loaded}\nfor name in {names}: importlib.import_module(name)\n{loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.splitlines() == ["False False", "False True"]
 
 
 @pytest.mark.parametrize("module", MODULES)
