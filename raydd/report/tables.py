@@ -100,7 +100,7 @@ def settings(run: RunData) -> list[Setting]:
     for values, kind in ((run.config, Config), (run.execution, Execution)):
         defaults = flatten(to_dict(kind()))
         for name, value in flatten(to_dict(values)).items():
-            rows.append(Setting(name, _text(value), _text(defaults[name]), value != defaults[name]))
+            rows.append(Setting(name, text(value), text(defaults[name]), value != defaults[name]))
     return rows
 
 
@@ -168,14 +168,15 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A setting's value as a page shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else _text(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else text(value)
 
 
 def _default_of(name: str) -> Any:

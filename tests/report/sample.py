@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raydd import artifact
 from raydd.artifact import Artifact
-from raydd.config import Config, DataConfig, Execution, ExpertConfig, MTTConfig, SelectionConfig, StagesConfig, to_dict
+from raydd.config import Config, DataConfig, Execution, ExpertConfig, MTTConfig, SelectionConfig, StagesConfig, override, to_dict
 from raydd.data.transform import Transform
 from raydd.runfolder import RunFolder, images_sha256
 from raydd.types import SyntheticSet
@@ -78,8 +79,8 @@ def finished(path: Path, candidates: int = 3, found: Artifact | None = None) -> 
     return path
 
 
-def staged(path: Path, stages: int = 3, mode: str = "progressive") -> Path:
-    """A complete run of so many stages of 20 steps and 2 images per class each."""
+def staged(path: Path, stages: int = 3, mode: str = "progressive", better: float = 0.0, **settings_: Any) -> Path:
+    """A complete run of so many stages of 20 steps and 2 images per class each; its accuracies are higher by `better`."""
     one = result(step=20 * stages)
     count = len(one.synthetic.labels)
     labels = torch.arange(len(CLASSES)).repeat_interleave(2 * stages)
@@ -89,11 +90,12 @@ def staged(path: Path, stages: int = 3, mode: str = "progressive") -> Path:
     synthetic = SyntheticSet(images, labels, torch.tensor(0.01 * stages), numbers)
     sizes = tuple(0.01 * stage for stage in range(1, stages))
     config = replace(settings(1), steps=20, stages=StagesConfig(count=stages))
+    config = override(config, {name.replace("__", "."): value for name, value in settings_.items()})
     rows = [{"stage": s, "ipc": 2 * s, "lr": 0.01 * s, "accuracy_mean": 0.3 + 0.1 * s, "accuracy_std": 0.01} for s in range(1, stages + 1)]
     with RunFolder.create(path, config, Execution(workers=0, store=str(path / "store"))) as run:
         for step in range(20 * stages):
             run.append(record(step, 1))
-        for kind, shift in (("synthetic", 0.0), ("random", -0.2)):
+        for kind, shift in (("synthetic", better), ("random", -0.2)):
             own = [{**row, "accuracy_mean": row["accuracy_mean"] + shift} for row in rows]
             run.append_evaluation({**evaluation(20 * stages, own[-1]["accuracy_mean"], kind=kind), "stages": mode, "by_stage": own})
         artifact.write(run.synthetic, replace(one, synthetic=synthetic, initial_images=initial, step_sizes=sizes, config=to_dict(config)))
