@@ -27,6 +27,7 @@ from raydd.report.theme import DARK, LIGHT, Theme, panels, png, style
 
 # What names a run, how often it looks, and where it stops to save, but not what it is.
 _ASIDE = ("seed", "recipe", "checkpoint_every", "evaluation.every", "evaluation.at_end", "evaluation.nets")
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,17 @@ def compare(paths: Sequence[Path | str]) -> list[Arm]:
 
 
 def gain(arm: Arm, first: Arm) -> str:
-    """How far an arm is above the first one in percentage points, with the standard error of the difference of the two means."""
+    """How far an arm is above the first one in percentage points, with the standard error of the difference of the two means.
+
+    A single network has no deviation, so no error is given then.
+    """
     if arm is first:
         return ""
     ours, theirs = arm.synthetic, first.synthetic
-    error = float(np.hypot(ours.std / np.sqrt(ours.n), theirs.std / np.sqrt(theirs.n)))
-    return f"{100 * (ours.mean - theirs.mean):+.1f} ± {100 * error:.1f}".replace("-", "−")
+    points = f"{100 * (ours.mean - theirs.mean):+.1f}".replace("-", "−")
+    if min(ours.n, theirs.n) < 2:
+        return points
+    return f"{points} ± {100 * np.hypot(ours.std / np.sqrt(ours.n), theirs.std / np.sqrt(theirs.n)):.1f}"
 
 
 def rows(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
@@ -151,18 +157,19 @@ def draw(arms: Sequence[Arm], theme: Theme) -> Figure:
             found = [(place, spread) for place, arm in zip(places, arms, strict=True) if (spread := getattr(arm, name)).n]
             if found:
                 at, spreads = np.array([place for place, _ in found]) + shift, [spread for _, spread in found]
-                label = {"synthetic": "synthetic images", "random": "random real images"}[name]
+                words = {"synthetic": "synthetic images", "random": "random real images"}[name]
                 errors = [spread.std for spread in spreads]
-                axes.errorbar([s.mean for s in spreads], at, xerr=errors, color=colour, fmt="o", capsize=3, markersize=5, label=label)
-        axes.set_yticks(places, [_label(arm) for arm in arms])
+                axes.errorbar([s.mean for s in spreads], at, xerr=errors, color=colour, fmt="o", capsize=3, markersize=5, label=words)
+        axes.set_yticks(places, [label(arm) for arm in arms])
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend()
     return figure
 
 
-def _label(arm: Arm) -> str:
+def label(arm: Arm) -> str:
+    """A few words for an arm: the settings in which it differs, or its first run's folder where these are many."""
     words = [f"{name.split('.')[-1]} {value}" for name, value in arm.settings.items()]
-    return ", ".join(words) or "all runs"
+    return ", ".join(words) if 0 < len(words) <= _FEW else Path(arm.runs[0]).name
 
 
 def _settings(run: RunData) -> dict[str, str]:

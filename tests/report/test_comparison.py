@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydd.errors import ConfigError
-from raydd.report.comparison import compare, gain, pooled, rows
+from raydd.report.comparison import compare, gain, label, pooled, rows
 from raydd.runfolder import RunFolder
 from tests.commands import raydd
 from tests.report import sample
@@ -54,8 +54,10 @@ def test_table(ablation: list[Path]) -> None:
 
 def test_one_stage_beside_several(ablation: list[Path], tmp_path: Path) -> None:
     whole = sample.finished(tmp_path / "whole", 1)
-    columns, body = rows(compare([whole, ablation[0]]))
+    arms = compare([whole, ablation[0]])
+    columns, body = rows(arms)
     assert "stages.count" in columns and len({len(row) for row in body}) == 1 == len({len(columns), len(body[0])})
+    assert [label(arm) for arm in arms] == ["steps 60, count 1", "steps 20, count 3"]
     assert body[0][columns.index("after stage 1")] == "" and body[1][columns.index("after stage 1")] == "40.0 ± 1.0"
 
 
