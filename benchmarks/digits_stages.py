@@ -44,6 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "short": {},
     "full": {},
     "scaled": {"stages.scale_lr": True},
+    "moved": {"stages.scale_lr": True, "idc.lr_img": 0.03},
     "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True},
 }
 PROTOCOLS = ("scratch", "sequential", "sequential+kd")
@@ -54,10 +55,14 @@ SPLITS = {
     (2, "pdd"): "",
     (3, "pdd"): "",
     (3, "scaled"): ", rate times stage",
+    (3, "moved"): ", rate times stage, thrice",
     (6, "pdd"): "",
     (6, "full"): ", twice the steps",
 }
-REASONS = ("short", "full", "scaled")
+REASONS = ("short", "full", "scaled", "moved")
+# As far as its own images move in one stage of all steps. The mean over n images divides each one's gradient by n, and IDC multiplies its
+# rate by ipc / 10 besides, so a later stage moves its images less, and less again in fewer steps.
+MOVED = {"idc": "moved", "mtt": "scaled"}
 LONG = 4
 
 
@@ -122,6 +127,7 @@ def measure(bench: Bench) -> None:
             for stages, protocol in product((3, 1), PROTOCOLS):
                 continual(bench, base, stages, protocol, seed)
             continual(bench, base, 3, PROTOCOLS[0], seed, "union")
+            continual(bench, base, 3, PROTOCOLS[0], seed, variant=MOVED[base])
     for seed, base in product(range(options.seeds), options.bases):
         _measure_runs(bench, base, seed, reasons=True)
     if "long" in options.tables:
@@ -155,6 +161,7 @@ def orders(bench: Bench, base: str, seed: int, reasons: bool) -> list[Order]:
     kinds += [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
     kinds += [(3, "curriculum")] if "curriculum" in tables else []
     kinds += [kind for kind in SPLITS if "split" in tables and kind not in kinds]
+    kinds = [kind for kind in kinds if kind[1] != "moved" or MOVED[base] == "moved"]
     return [Order(base, stages, 6 // stages, variant, seed) for stages, variant in kinds if (variant in REASONS) == reasons]
 
 
@@ -204,14 +211,18 @@ def measured(bench: Bench, order: Order, stage: int, mode: str, kind: str = "syn
     return kept(bench, "evaluations.jsonl", key, record)
 
 
-def continual(bench: Bench, base: str, stages: int, protocol: str, seed: int, mode: str = "progressive") -> dict[str, Any]:
+def continual(
+    bench: Bench, base: str, stages: int, protocol: str, seed: int, mode: str = "progressive", variant: str = "pdd"
+) -> dict[str, Any]:
     """Continual learning with the images of PDD (three stages, with real images beside them) or of its base (one)."""
-    options, order = bench.options, Order(base, stages, 6 // stages, "pdd", seed)
+    options, order = bench.options, Order(base, stages, 6 // stages, variant, seed)
     phases = {"protocol": protocol, "phases": options.phases}
     key = {"run": order.name, **phases, "nets": options.nets, "stages": mode}
 
     def record() -> dict[str, Any]:
-        settings = raydd.ContinualConfig(**phases, baselines="random,herding" if stages > 1 and mode == "progressive" else "")
+        settings = raydd.ContinualConfig(
+            **phases, baselines="random,herding" if (stages, mode, variant) == (3, "progressive", "pdd") else ""
+        )
         execution = bench.execution(f"continual-{order.name}-{options.phases}")
         config = raydd.override(bench.config(order), {"evaluation.stages": mode})
         found = raydd.continual_learning(config, execution, settings, raydd.SelectConfig(epochs=20))
@@ -360,12 +371,14 @@ def continual_rows(bench: Bench) -> list[dict[str, Any]]:
     rows = []
     for base, protocol in product(bench.options.bases, PROTOCOLS):
         name = BASES[base]
-        kinds = [(f"PDD+{name}", 3, "distilled", "progressive"), (name, 1, "distilled", "progressive")]
-        kinds += [("herding", 3, "herding", "progressive"), ("random", 3, "random", "progressive")]
-        kinds += [(f"PDD+{name}, union", 3, "distilled", "union")] if protocol == PROTOCOLS[0] else []
-        for kept_, stages, source, mode in kinds:
+        kinds = [(f"PDD+{name}", 3, "distilled", "progressive", "pdd"), (name, 1, "distilled", "progressive", "pdd")]
+        kinds += [(real, 3, real, "progressive", "pdd") for real in ("herding", "random")]
+        if protocol == PROTOCOLS[0]:
+            kinds += [(f"PDD+{name}, union", 3, "distilled", "union", "pdd")]
+            kinds += [(f"PDD+{name}, moved as far", 3, "distilled", "progressive", MOVED[base])]
+        for kept_, stages, source, mode, variant in kinds:
             seeds = range(bench.options.seeds)
-            found = present(partial(continual, bench, base, stages, protocol, seed, mode) for seed in seeds)
+            found = present(partial(continual, bench, base, stages, protocol, seed, mode, variant) for seed in seeds)
             if found:
                 row = {"base": name, "protocol": protocol, "kept": kept_, **learned(found, source)}
                 rows.append({**row, "paper": of_paper(base, PAPER["continual"].get(kept_.replace(name, "MTT"), ""))})
