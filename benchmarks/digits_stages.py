@@ -160,9 +160,13 @@ def orders(bench: Bench, base: str, seed: int, reasons: bool) -> list[Order]:
     kinds = [(3, "pdd")]
     kinds += [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
     kinds += [(3, "curriculum")] if "curriculum" in tables else []
-    kinds += [kind for kind in SPLITS if "split" in tables and kind not in kinds]
-    kinds = [kind for kind in kinds if kind[1] != "moved" or MOVED[base] == "moved"]
+    kinds += [kind for kind in splits(base) if "split" in tables and kind not in kinds]
     return [Order(base, stages, 6 // stages, variant, seed) for stages, variant in kinds if (variant in REASONS) == reasons]
+
+
+def splits(base: str) -> list[tuple[int, str]]:
+    """Stages and variants of Table 5; what moves as far with one base does not with the other."""
+    return [kind for kind in SPLITS if kind[1] != "moved" or MOVED[base] == "moved"]
 
 
 def wanted(order: Order) -> Iterator[dict[str, Any]]:
@@ -347,7 +351,8 @@ def split_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 5: six images per class in one to six stages."""
     rows = []
     for base in bench.options.bases:
-        for (stages, variant), words in SPLITS.items():
+        for stages, variant in splits(base):
+            words = SPLITS[stages, variant]
             found = pooled(bench, base, stages, variant, stage=stages, mode="progressive")
             paper = of_paper(base, PAPER["split"][stages]) if not words else ""
             rows.append({"base": BASES[base], "stages x images": f"{stages} x {6 // stages}{words}", **found, "paper": paper})
