@@ -36,7 +36,7 @@ USAGE = """raydd: dataset distillation in parallel on Ray
   raydd select METHOD RECIPE [settings]    choose real images: random, herding, k_center, forgetting, grand, el2n
   raydd continual RECIPE [settings]        learn classes phase by phase from distilled sets
   raydd evaluate RUN_OR_FILE [options]     train fresh networks on the result, beside random real images
-  raydd report RUN                         write report.html and the figures
+  raydd report RUN_OR_SWEEP                write report.html and the figures
   raydd compare RUN RUN ...                a table of finished runs by the settings in which they differ
   raydd export RUN --to FORMAT OUT         png, parquet, mtt or dc
 
@@ -320,8 +320,14 @@ def _print_stages(summary: dict[str, Any], what: str) -> None:
 
 def _report(arguments: list[str]) -> int:
     from raydd.report import write_report
+    from raydd.report.sweepdata import is_sweep
 
     run = tyro.cli(ReportOptions, prog="raydd report", args=arguments).run
+    if not is_uri(run) and is_sweep(run):
+        from raydd.report.sweep import write_sweep_report
+
+        print(write_sweep_report(run))
+        return 0
     print(write_report(run))
     if is_uri(run):
         print(join(run, "report.html"))

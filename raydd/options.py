@@ -96,10 +96,10 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write report.html and the figures of a run."""
+    """Write report.html and the figures of a run, or the report.html of a sweep."""
 
     run: tyro.conf.Positional[str]
-    """The run folder."""
+    """The run folder, or the folder of a sweep, which has a sweep.json."""
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,22 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 def arms(options: Options) -> list[Arm]:
-    """P stages; P x k images in one stage; ablations. One stage of k images is P = 1 of all of them."""
+    """P stages; P x k images in one stage; ablations. One stage of k images is P = 1 of all of them.
+
+    P stages are compared with as many images in one stage, ablations with the whole of PDD.
+    """
     own, found = options.own, []
     for count in own.stages:
-        staged = {"ipc": own.ipc, "stages.count": count}
-        found.append(Arm(f"P={count}", staged, {"P": count, "form": "stages"}))
+        staged, single = {"ipc": own.ipc, "stages.count": count}, f"one stage of {count * own.ipc}"
+        found.append(Arm(f"P={count}", staged, {"P": count, "form": "stages"}, against=single if own.one_stage and count > 1 else ""))
         if count == 1:
             continue
         for part in own.without:
-            found.append(Arm(f"P={count} without {part}", {**staged, **ABLATIONS[part]}, {"P": count, "form": f"without {part}"}))
+            factors = {"P": count, "form": f"without {part}"}
+            found.append(Arm(f"P={count} without {part}", {**staged, **ABLATIONS[part]}, factors, against=f"P={count}"))
         if own.one_stage:
             whole = {"ipc": count * own.ipc, "stages.count": 1, "steps": count * options.steps(options.recipe)}
-            found.append(Arm(f"one stage of {count * own.ipc}", whole, {"P": count, "form": "one stage"}))
+            found.append(Arm(single, whole, {"P": count, "form": "one stage"}))
     return found
 
 

@@ -38,7 +38,8 @@ def arms(options: Options) -> list[Arm]:
                     continue
                 factors = {"method": method, "form": form, **({"ipc": ipc} if len(own.ipc) > 1 else {})}
                 settings = _settings(options, recipe, ipc, form)
-                found.append(Arm(f"{method} {form} ipc={ipc}", settings, factors, recipe))
+                base = f"{method} base ipc={ipc}" if form != "base" and "base" in own.forms else ""
+                found.append(Arm(f"{method} {form} ipc={ipc}", settings, factors, recipe, against=base))
     return found
 
 

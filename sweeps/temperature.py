@@ -16,10 +16,11 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--signs", type=float, nargs="+", default=[-1.0, 1.0], help="-1: low loss likelier, +1: high loss likelier")
     parser.add_argument("--normalise", nargs="+", default=["none", "zscore"], help="none, mean, zscore or relative")
     parser.add_argument("--candidates", type=int, default=3, help="M, candidates in every step")
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="also M candidates, chosen by lot")
 
 
 def arms(options: Options) -> list[Arm]:
-    """Every combination under DynaDistill, and the base method."""
+    """Every combination under DynaDistill, the base method, and as a control M candidates of which one is chosen by lot."""
     own = options.own
     factors = {
         "temperature": ("selection.temperature", own.temperatures),
@@ -28,7 +29,9 @@ def arms(options: Options) -> list[Arm]:
     }
     common = {"selection.policy": "dynadistill", "selection.candidates": own.candidates}
     scored = [Arm(arm.name, {**common, **arm.settings}, arm.factors) for arm in grid(factors)]
-    return [Arm("base method", {"selection.policy": "uniform", "selection.candidates": 1}, baseline=True), *scored]
+    base = Arm("base method", {"selection.policy": "uniform", "selection.candidates": 1}, baseline=True)
+    control = [Arm(f"{own.candidates} by lot", {"selection.policy": "uniform", "selection.candidates": own.candidates})]
+    return [base, *(control if own.control else []), *scored]
 
 
 QUESTION = Question(
@@ -37,7 +40,7 @@ QUESTION = Question(
     recipe="digits-mtt-ipc1",
     arms=arms,
     flags=flags,
-    smoke_options={"temperatures": [0.5], "signs": [-1.0, 1.0], "normalise": ["none"], "candidates": 2},
+    smoke_options={"temperatures": [0.5], "signs": [-1.0, 1.0], "normalise": ["none"], "candidates": 2, "control": False},
 )
 
 if __name__ == "__main__":

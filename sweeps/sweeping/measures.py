@@ -62,16 +62,38 @@ def _mean_point(step: int, points: list[Point]) -> Point:
 def by_arm(arms: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every arm with what its trials came to, best first; arms without any accuracy come last.
 
-    `arms` are {"arm", "factors", "settings", "recipe", "baseline"}; trials are those of sweep.json. Added are: trials, finished
-    (how many), accuracy_mean and accuracy_std (over seeds, of final accuracies), random_accuracy_mean, models (mean accuracy of each
-    other network), curve (`mean_curve`), peak_accuracy, steps_to_95, device_seconds, passes, wall_seconds (means), rank.
+    `arms` are {"arm", "factors", "settings", "recipe", "baseline", "against"}; trials are those of sweep.json. Added are: trials,
+    finished, seeds (how many; seeds are those with an accuracy), accuracy_mean and accuracy_std (over seeds, of final accuracies),
+    random_accuracy_mean, models (mean accuracy of each other network), curve (`mean_curve`), peak_accuracy, steps_to_95, device_seconds,
+    passes, wall_seconds (means), gain (`gain` over the arm named by `against`, else over the baseline), rank.
     """
-    rows = [_judged(arm, [trial for trial in trials if trial["arm"] == arm["arm"]]) for arm in arms]
+    known = {(trial["arm"], trial["seed"]): trial["accuracy_mean"] for trial in trials if trial["accuracy_mean"] is not None}
+    base = next((arm["arm"] for arm in arms if arm["baseline"]), "")
+    rows = [
+        {**_judged(arm, [trial for trial in trials if trial["arm"] == arm["arm"]]), "gain": gain(arm["arm"], arm["against"] or base, known)}
+        for arm in arms
+    ]
     rows.sort(key=lambda row: -1.0 if row["accuracy_mean"] is None else row["accuracy_mean"], reverse=True)
     for rank, row in enumerate(rows, start=1):
         row["rank"] = rank
     accuracy = common_accuracy(rows)
     return [{**row, "to_equal_accuracy": cost_of(row["curve"], accuracy)} for row in rows]
+
+
+def gain(arm: str, other: str, known: dict[tuple[str, int], float]) -> dict[str, Any] | None:
+    """What an arm gains over another, seed by seed: {"over", "mean", "std", "better", "seeds"}; None without a seed that both have.
+
+    `known` is the accuracy (0..1) of each (arm, seed). Both arms of a seed share its draws, so that their differences vary less than
+    the accuracies. `std` is over the seeds (population), `better` counts those in which the arm is above the other.
+    """
+    if arm == other:
+        return None
+    differences = [accuracy - known[other, seed] for (name, seed), accuracy in known.items() if name == arm and (other, seed) in known]
+    if not differences:
+        return None
+    better = sum(difference > 0 for difference in differences)
+    mean, std = statistics.fmean(differences), statistics.pstdev(differences)
+    return {"over": other, "mean": mean, "std": std, "better": better, "seeds": len(differences)}
 
 
 def _judged(arm: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -82,6 +104,7 @@ def _judged(arm: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str, Any]
     return {
         **arm,
         "trials": len(trials),
+        "seeds": len(known),
         "finished": sum(trial["status"] == "finished" for trial in trials),
         "accuracy_mean": _mean(accuracies),
         "accuracy_std": statistics.pstdev(accuracies) if accuracies else None,

@@ -1,15 +1,18 @@
 """What came of a sweep, read from its run folders: `sweep.json`, for people the table, and the best settings as a recipe.
 
-SWEEP/sweep.json, format 1. Accuracies are fractions, times seconds, folders relative to SWEEP where they lie in it.
+SWEEP/sweep.json, format 2. Accuracies are fractions, times seconds, folders relative to SWEEP where they lie in it.
 
     format, sweep (name), question, recipe, metric ("accuracy"), created (UTC), complete (whether nothing is left to do)
     options      the command line; environment: versions and machine
     factors      {short name: [its values in order]}: what varies; two of them make a heat map
+    drawn        whether a searcher drew the settings, so that each arm has values of its own
     target_accuracy   what `to_equal_accuracy` asks for: the baseline arm's peak, without a baseline the lowest peak of all arms
-    arms         best first: rank, arm (name), factors, settings, recipe, baseline, trials, finished (numbers), accuracy_mean, accuracy_std
-                 (over seeds), random_accuracy_mean, models {network: accuracy}, peak_accuracy, steps_to_95, device_seconds, passes,
-                 wall_seconds (means over seeds), curve (mean over seeds, accuracy_std over seeds),
-                 to_equal_accuracy {step, device_seconds, passes} or null
+    arms         best first: rank, arm (name), factors, settings, recipe, baseline, against (the arm to compare with, "" for the baseline),
+                 trials, finished, seeds (numbers; seeds are those with an accuracy), accuracy_mean, accuracy_std (over seeds),
+                 gain {over, mean, std, better, seeds} (differences seed by seed, in how many seeds the arm is better) or null,
+                 random_accuracy_mean, models {network: accuracy},
+                 peak_accuracy, steps_to_95, device_seconds, passes, wall_seconds (means over seeds), curve (mean over seeds,
+                 accuracy_std over seeds), to_equal_accuracy {step, device_seconds, passes} or null
     trials       arm, seed, factors, settings, recipe, status, reason, run (folder), steps, curve [{step, accuracy, accuracy_std,
                  device_seconds, passes}], accuracy_mean, accuracy_std (over networks), random_accuracy_mean, models, peak_accuracy,
                  steps_to_95, device_seconds, passes, wall_seconds, images_sha256, workers, resumed (times), faults (mended),
@@ -39,7 +42,8 @@ from raydd.runfolder import RunFolder
 from sweeping import measures
 from sweeping.question import Arm, Question
 
-FORMAT = 1
+FORMAT = 2
+_OF_ARM = ("factors", "settings", "recipe", "baseline", "against")
 STOPPED = "stopped.json"
 """In a run folder: why a scheduler ended the trial."""
 
@@ -161,9 +165,7 @@ def curve_of(run: RunFolder, workers: int) -> tuple[list[dict[str, Any]], Cost]:
 
 def summary(question: Question, recipe: str, options: dict[str, Any], arms: list[Arm], trials: list[dict[str, Any]]) -> dict[str, Any]:
     """The content of sweep.json but for `best`."""
-    plain = [
-        {"arm": arm.name, "factors": arm.factors, "settings": arm.settings, "recipe": arm.recipe, "baseline": arm.baseline} for arm in arms
-    ]
+    plain = [{"arm": arm.name, **{name: getattr(arm, name) for name in _OF_ARM}} for arm in arms]
     rows = measures.by_arm(plain, trials)
     return {
         "format": FORMAT,
@@ -176,6 +178,7 @@ def summary(question: Question, recipe: str, options: dict[str, Any], arms: list
         "options": options,
         "environment": environment(),
         "factors": _factors(arms),
+        "drawn": question.space,
         "target_accuracy": measures.common_accuracy(rows),
         "arms": rows,
         "trials": trials,

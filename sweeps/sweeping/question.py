@@ -35,6 +35,7 @@ class Arm:
     factors   what varies, by its short name, for tables and heat maps
     recipe    in place of the sweep's
     baseline  whether the others are compared with it
+    against   the arm that this one is compared with, by its name; the baseline when empty
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     factors: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     baseline: bool = False
+    against: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "arm": lambda arm: arm["arm"] + (" (baseline)" if arm["baseline"] else ""),
     "test accuracy": lambda arm: _percent(arm["accuracy_mean"], arm["accuracy_std"]),
     "random images": lambda arm: _percent(arm["random_accuracy_mean"]),
+    "gain, points": lambda arm: _gain(arm["gain"]),
     "trials": lambda arm: f"{arm['finished']} of {arm['trials']}",
     "steps to 95 %": lambda arm: _number(arm["steps_to_95"]),
     "device s": lambda arm: _number(arm["device_seconds"]),
@@ -45,13 +46,21 @@ def markdown(found: dict[str, Any]) -> str:
 def _caption(found: dict[str, Any]) -> str:
     target = found["target_accuracy"]
     reach = f" Target: {target:.2%}, reached first by the mean over seeds." if target is not None else ""
-    return f"Accuracy: mean and standard deviation over seeds; recipe {found['recipe']}.{reach}"
+    gain = " Gain: seed by seed; in how many seeds it is above zero." if any(arm["gain"] for arm in found["arms"]) else ""
+    return f"Accuracy: mean and standard deviation over seeds; recipe {found['recipe']}.{gain}{reach}"
 
 
 def _percent(value: float | None, spread: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:.2%}" + (f" ± {spread:.2%}" if spread is not None else "")
+
+
+def _gain(found: dict[str, Any] | None) -> str:
+    """Over the baseline, or over the arm that is named."""
+    if not found:
+        return "-"
+    return f"{100 * found['mean']:+.1f} ± {100 * found['std']:.1f} over {found['over']}, {found['better']} of {found['seeds']}"
 
 
 def _number(value: float | None) -> str:

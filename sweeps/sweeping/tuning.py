@@ -23,6 +23,7 @@ from raydd.config import override, to_dict
 from raydd.errors import ResourceError
 from raydd.files import atomic_write_bytes
 from raydd.progressive import total_steps
+from raydd.report.sweep import write_sweep_report
 from raydd.rng import stream
 from sweeping import outcome
 from sweeping.arguments import Options, shown
@@ -207,7 +208,7 @@ def _conclude(question: Question, options: Options, plan: TrialPlan, arms: list[
     for trial in trials:
         if trial["status"] not in ("finished", "stopped"):
             print(f"{trial['arm']} seed={trial['seed']} {trial['status']}: {trial['reason']}", file=sys.stderr)
-    print(f"results: {folder}/sweep.json\ntensorboard --logdir {folder}", flush=True)
+    print(f"results: {folder}/sweep.json\nreport: {write_sweep_report(folder)}\ntensorboard --logdir {folder}", flush=True)
     if any(trial["status"] == "interrupted" for trial in trials):
         return 130
     return 2 if any(trial["status"] in ("failed", "never started") for trial in trials) else 0

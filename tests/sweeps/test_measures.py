@@ -23,8 +23,8 @@ def trial(arm: str, points: list[dict[str, Any]], seed: int = 0, status: str = "
     return known | more
 
 
-def arm(name: str, baseline: bool = False) -> dict[str, Any]:
-    return {"arm": name, "factors": {}, "settings": {}, "recipe": "digits-mtt-ipc1", "baseline": baseline}
+def arm(name: str, baseline: bool = False, against: str = "") -> dict[str, Any]:
+    return {"arm": name, "factors": {}, "settings": {}, "recipe": "digits-mtt-ipc1", "baseline": baseline, "against": against}
 
 
 def test_steps_to_95_percent_of_the_peak() -> None:
@@ -73,3 +73,24 @@ def test_other_networks_are_averaged_by_name() -> None:
     trials = [trial("a", curve(0.5), models={"mlp": 0.2}), trial("a", curve(0.5), seed=1, models={"mlp": 0.4, "vgg11": 0.1})]
     models = measures.by_arm([arm("a")], trials)[0]["models"]
     assert abs(models["mlp"] - 0.3) < 1e-12 and models["vgg11"] == 0.1
+
+
+def test_gains_are_differences_seed_by_seed() -> None:
+    trials = [
+        trial("a", curve(0.5), seed=0),
+        trial("a", curve(0.7), seed=1),
+        trial("b", curve(0.6), seed=0),
+        trial("b", curve(0.9), seed=1),
+    ]
+    trials.append(trial("b", curve(0.1), seed=2))  # the baseline has no such seed
+    rows = {row["arm"]: row for row in measures.by_arm([arm("a", baseline=True), arm("b")], trials)}
+    told = rows["b"]["gain"]
+    assert rows["a"]["gain"] is None and (told["over"], told["better"], told["seeds"]) == ("a", 2, 2)
+    assert abs(told["mean"] - 0.15) < 1e-12 and abs(told["std"] - 0.05) < 1e-12
+
+
+def test_an_arm_may_be_compared_with_another_than_the_baseline() -> None:
+    trials = [trial("a", curve(0.5)), trial("b", curve(0.6)), trial("c", curve(0.4))]
+    rows = {row["arm"]: row for row in measures.by_arm([arm("a"), arm("b", against="c"), arm("c", against="gone")], trials)}
+    assert rows["b"]["gain"]["over"] == "c" and abs(rows["b"]["gain"]["mean"] - 0.2) < 1e-12
+    assert rows["a"]["gain"] is None and rows["c"]["gain"] is None

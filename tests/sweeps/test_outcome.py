@@ -12,6 +12,8 @@ from raydd.config import Execution, override, to_dict
 from raydd.errors import ConfigError
 from raydd.files import atomic_write_json
 from raydd.recipes import load_recipe
+from raydd.report import sweep as page
+from raydd.report import sweepdata
 from sweeping import Arm, Question, outcome
 from sweeping.table import markdown
 from tests.sweeps.runs_by_hand import CONFIG, a_run, fault, resumed
@@ -79,7 +81,14 @@ def test_what_never_started_is_a_failure_with_a_reason(found: dict[str, Any]) ->
 
 def test_the_file_is_plain_json(found: dict[str, Any], tmp_path: Path) -> None:
     written = json.loads((tmp_path / "sweep.json").read_text())
-    assert written == json.loads(json.dumps(found)) and written["format"] == 1 and written["environment"]
+    assert written == json.loads(json.dumps(found)) and written["format"] == outcome.FORMAT == 2 and written["environment"]
+
+
+def test_the_report_reads_what_is_written(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_drawn", lambda draw, theme: "data:")
+    assert outcome.FORMAT == sweepdata.FORMAT
+    text = page.write_sweep_report(tmp_path).read_text()
+    assert "Which is better?" in text and "80.0 %" in text and "no room" in text and "+30.0" in text
 
 
 def test_the_best_settings_are_a_recipe(found: dict[str, Any], tmp_path: Path) -> None:
@@ -91,7 +100,7 @@ def test_the_best_settings_are_a_recipe(found: dict[str, Any], tmp_path: Path) -
 
 def test_the_table_has_a_row_for_every_arm(found: dict[str, Any]) -> None:
     text = markdown(found)
-    assert "| M=3 | 80.00% ± 0.00% | 30.00% | 1 of 2 |" in text and "base (baseline)" in text
+    assert "| M=3 | 80.00% ± 0.00% | 30.00% | +30.0 ± 0.0 over base, 1 of 1 | 1 of 2 |" in text and "base (baseline)" in text
 
 
 def test_states_of_trials(tmp_path: Path) -> None:

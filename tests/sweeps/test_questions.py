@@ -47,7 +47,9 @@ def test_smoke_test_is_a_few_small_trials(name: str) -> None:
 
 def test_temperature_is_a_full_grid_beside_the_base_method() -> None:
     found = configs("temperature", "--temperatures", "0.1", "2", "--signs", "-1", "1", "--normalise", "none", "mean")
-    assert len(found) == 9 and found.pop("base method").selection.candidates == 1
+    assert len(found) == 10 and found.pop("base method").selection.candidates == 1
+    control = found.pop("3 by lot").selection
+    assert (control.policy, control.candidates) == ("uniform", 3)
     chosen = {(c.selection.temperature, c.selection.sign, c.selection.normalise) for c in found.values()}
     assert len(chosen) == 8 and all(c.selection.policy == "dynadistill" and c.selection.candidates == 3 for c in found.values())
 
