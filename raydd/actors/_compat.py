@@ -1,9 +1,12 @@
 """Every private part of Ray that raydd uses, each with a test, so that a new Ray breaks one file and says so."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+import ray._private.ray_constants
 import ray._private.worker
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config
@@ -23,9 +26,28 @@ def resolve_address(address: str) -> str | None:
     return canonicalize_bootstrap_address(address)
 
 
-def autoscaler_maximum() -> dict[str, float] | None:
-    """What the cluster can grow to, by resource; None without an autoscaler that says so."""
-    return ray._private.state.state.get_max_resources_from_cluster_config()
+@contextmanager
+def on_loopback() -> Iterator[dict[str, str]]:
+    """Arguments of `ray.init` for a cluster that listens on this machine's loopback only, with Ray's own setting for that.
+
+    Ray listens on the loopback when the address of the node is one, and takes every loopback address for the machine's own unless this
+    constant is off, as it is on macOS (`ray._private.services.resolve_ip_for_localhost`).
+    """
+    constants = ray._private.ray_constants
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield {"_node_ip_address": "127.0.0.1"}
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def autoscaler_maximum() -> tuple[dict[str, float], dict[str, float]] | None:
+    """What the cluster can grow to, by resource, in all and on one node; None without an autoscaler that says so, as Ray's own does not."""
+    total = ray._private.state.state.get_max_resources_from_cluster_config()
+    if total is None:
+        return None
+    groups = [group for group in ray._private.state.state.get_cluster_config().node_group_configs if group.max_count]
+    return total, {name: max((float(group.resources.get(name, 0)) for group in groups), default=0.0) for name in total}
 
 
 def messages_to_log() -> None:

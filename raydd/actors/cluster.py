@@ -4,8 +4,10 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import psutil
 import ray
@@ -13,10 +15,11 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 from raydd import plan
 from raydd.actors import _compat
+from raydd.actors.growth import Bundle, Growth, growth
 from raydd.errors import ResourceError
 
-Bundle = dict[str, float]
 GIBIBYTE = 2**30
+_POLL_SECONDS, _REMIND_SECONDS = 1.0, 60.0
 # Telemetry and the re-creation of uv environments in every worker are off; actors without a GPU see what the machine has.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -29,26 +32,36 @@ class Connection:
     own: bool
     address: str
     dashboard: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
     variables: tuple[str, ...] = ()
     """Environment variables that were set for it."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Resources of every living node, and the most that an autoscaler may add up to, if there is one."""
+    """Resources of every living node, and what an autoscaler may make of them, if there is one."""
 
     nodes: tuple[Bundle, ...]
-    maximum: Bundle | None = None
+    growth: Growth | None = None
 
     def total(self, resource: str) -> float:
         """Amount of a resource over all nodes, or the autoscaler's limit."""
-        here = sum(node.get(resource, 0.0) for node in self.nodes)
-        return max(here, self.maximum.get(resource, 0.0)) if self.maximum else here
+        here = self.now(resource)
+        return max(here, self.growth.total.get(resource, 0.0)) if self.growth else here
+
+    def now(self, resource: str) -> float:
+        """Amount of a resource over the nodes that live."""
+        return sum(node.get(resource, 0.0) for node in self.nodes)
 
     def largest(self, resource: str) -> float:
-        """Amount on the node that has most of it; with an autoscaler its limit, since it may start larger nodes."""
-        return self.total(resource) if self.maximum else max((node.get(resource, 0.0) for node in self.nodes), default=0.0)
+        """Amount on the node that has most of it, or could be started with it."""
+        here = max((node.get(resource, 0.0) for node in self.nodes), default=0.0)
+        return max(here, self.growth.node.get(resource, 0.0)) if self.growth else here
+
+    def workers(self, threads: int, gpus: float) -> int:
+        """How many workers of so many CPUs and GPUs there is room for beside a driver, counting what may be started; at least 1."""
+        by_cpu = (self.total("CPU") - 1) // max(1, threads)
+        return max(1, int(min(by_cpu, self.total("GPU") // gpus) if gpus else by_cpu))
 
 
 def connect(
@@ -62,7 +75,8 @@ def connect(
     """Start a cluster on this machine (`local`), or join the one at `address` (`auto` or host:port).
 
     A local cluster has max(cores, `num_cpus`) logical CPUs and the GPUs that are there; `num_gpus` replaces their number.
-    Only this process tree can use it: it gets a secret token of its own, unless RAY_AUTH_MODE says otherwise. Where Ray runs
+    Only this process tree can use it: it listens on the loopback alone, and gets a secret token of its own, unless RAY_AUTH_MODE says
+    otherwise. Where Ray runs
     already in this process, that cluster is used. `timeout` is how many seconds another cluster has to answer. Raises
     `ResourceError`.
     """
@@ -94,13 +108,15 @@ def _start(num_cpus: int, num_gpus: int | None, dashboard: bool, object_store_me
         _compat.refresh_authentication()
     memory = object_store_memory or min(GIBIBYTE, int(0.3 * psutil.virtual_memory().total))
     try:
-        context = _init(
-            address="local",
-            num_cpus=max(plan.cores(), num_cpus),
-            num_gpus=num_gpus,
-            include_dashboard=dashboard,
-            object_store_memory=memory,
-        )
+        with _compat.on_loopback() as alone:
+            context = _init(
+                address="local",
+                num_cpus=max(plan.cores(), num_cpus),
+                num_gpus=num_gpus,
+                include_dashboard=dashboard,
+                object_store_memory=memory,
+                **alone,
+            )
     except Exception as error:
         disconnect(Connection(own=True, address="", token=token, variables=variables))
         raise ResourceError(
@@ -172,7 +188,7 @@ def _first_line(error: BaseException) -> str:
 def describe() -> Cluster:
     """The cluster that this process is connected to."""
     nodes = tuple(dict(node["Resources"]) for node in ray.nodes() if node["Alive"])
-    return Cluster(nodes, _compat.autoscaler_maximum())
+    return Cluster(nodes, growth(ray.get_runtime_context().gcs_address))
 
 
 def bundles(workers: int, threads: int, gpus: float, cluster: Cluster) -> list[Bundle]:
@@ -195,7 +211,7 @@ def preflight(wanted: list[Bundle], cluster: Cluster) -> None:
     for resource in dict.fromkeys(name for bundle in wanted for name in bundle):
         each, largest = wanted[-1].get(resource, 0.0), cluster.largest(resource)
         total, there = sum(bundle.get(resource, 0.0) for bundle in wanted), cluster.total(resource)
-        grows = " even when it has grown to its limit" if cluster.maximum else ""
+        grows = " even when it has grown to its limit" if cluster.growth else ""
         if total > there + 1e-6:
             driver = f"{wanted[0][resource]:g} for the driver, " if resource in wanted[0] else ""
             raise ResourceError(
@@ -203,20 +219,34 @@ def preflight(wanted: list[Bundle], cluster: Cluster) -> None:
                 f"has {there:g}{grows}. Lower --workers{' or --threads' if resource == 'CPU' else ''}, or add nodes."
             )
         if each > largest + 1e-6:
+            has = "that can be started has" if cluster.growth else "has"
             raise ResourceError(
-                f"Each worker asks for {each:g} {_plural(resource)} on one node; the largest node has {largest:g}. "
+                f"Each worker asks for {each:g} {_plural(resource)} on one node; the largest node {has} {largest:g}. "
                 f"Lower {flags.get(resource, resource)}, or add a larger node."
             )
 
 
-def reserve(wanted: list[Bundle], strategy: str = "PACK", timeout: float = 60.0) -> PlacementGroup:
+def reserve(
+    wanted: list[Bundle], strategy: str = "PACK", timeout: float = 60.0, on_wait: Callable[[str], None] = lambda text: None
+) -> PlacementGroup:
     """A placement group of these bundles: PACK keeps them near each other, SPREAD apart, so that one lost node costs least.
 
-    Raises `ResourceError` with the bundles, what the cluster has and has free, and Ray's state after `timeout` seconds.
+    Raises `ResourceError` with the bundles, what the cluster has and has free, and Ray's state after `timeout` seconds. A cluster that
+    can grow is waited for without end: the group is what its autoscaler starts nodes for. `on_wait` hears what is missing, when that
+    changes and once a minute.
     """
     group = placement_group(wanted, strategy=strategy)
     try:
-        if group.wait(timeout):
+        started, told, told_at = time.monotonic(), "", 0.0
+        while not group.wait(_POLL_SECONDS if timeout > _POLL_SECONDS else timeout):
+            cluster, now = describe(), time.monotonic()
+            if cluster.growth is None and now - started >= timeout:
+                break
+            text = _missing(wanted, cluster) if cluster.growth else ""
+            if text and (text != told or now - told_at >= _REMIND_SECONDS):
+                told, told_at = text, now
+                on_wait(text)
+        else:
             return group
         state = placement_group_table(group)["stats"]["scheduling_state"]
     except BaseException:
@@ -228,6 +258,21 @@ def reserve(wanted: list[Bundle], strategy: str = "PACK", timeout: float = 60.0)
         f"{_amounts(ray.cluster_resources())}, of which {_amounts(ray.available_resources())} are free (Ray says {state}). Wait for other "
         "work to end, lower --workers, or add nodes."
     )
+
+
+def _missing(wanted: list[Bundle], cluster: Cluster) -> str:
+    """What a cluster that can grow has to have and has not, or who has it."""
+    free = ray.available_resources()
+    parts = []
+    for resource in dict.fromkeys(name for bundle in wanted for name in bundle):
+        total = sum(bundle.get(resource, 0.0) for bundle in wanted)
+        there, may = cluster.now(resource), cluster.total(resource)
+        if total > there + 1e-6:
+            parts.append(f"{total:g} {_plural(resource)}, {there:g} there now, up to {may:g} possible")
+        elif total > free.get(resource, 0.0) + 1e-6:
+            parts.append(f"{total:g} {_plural(resource)}, {free.get(resource, 0.0):g} of {there:g} free")
+    what = "; ".join(parts) or f"nodes with room for {_shown(wanted)}"
+    return f"waiting for the cluster to grow: --workers={len(wanted) - 1} asks for {what}"
 
 
 def release(group: PlacementGroup) -> None:

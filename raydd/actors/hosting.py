@@ -5,14 +5,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from ray.util.placement_group import PlacementGroup
 
 from raydd import plan
-from raydd.actors.cluster import Cluster, Connection, bundles, connect, describe, disconnect, preflight
+from raydd.actors.cluster import Cluster, Connection, bundles, connect, describe, disconnect, preflight, release, reserve
 from raydd.actors.driver import drive
 from raydd.actors.options import WorkerOptions, worker_options
 from raydd.actors.services import RayServices
@@ -60,8 +60,9 @@ def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str
     `execution.run` is absolute and reachable from every node. Ctrl-C stops at the next step, see `drive`. Raises
     `ResourceError` before anything starts when the cluster cannot hold it, and the errors of the run.
     """
-    workers = plan.worker_count(config, execution)
-    with _connected(execution, workers) as (cluster, options):
+    with _connected(execution, plan.worker_count(config, execution)) as (cluster, options):
+        workers = workers_on(cluster, config, execution, options)
+        execution = replace(execution, workers=workers)
         wanted = bundles(workers, options.threads, options.gpus, cluster)
         # Fast machines near each other; but on a cluster a lost node should take one worker, not all.
         strategy = "PACK" if execution.address == "local" else "SPREAD"
@@ -69,17 +70,34 @@ def run_on_ray(config: Config, execution: Execution, report: Report) -> dict[str
         return drive(hosted, wanted, report, strategy=strategy, stop_timeout=max(120.0, execution.answer_timeout), resume=options.resume)
 
 
+def workers_on(cluster: Cluster, config: Config, execution: Execution, options: WorkerOptions) -> int:
+    """Worker actors K of a run: as asked for, else one for each device of the cluster that is joined, up to one for each candidate."""
+    if execution.workers is not None or execution.address == "local":
+        return plan.worker_count(config, execution)
+    return min(config.selection.candidates, cluster.workers(options.threads, options.gpus))
+
+
 @contextlib.contextmanager
-def ray_services(config: Config, execution: Execution) -> Iterator[RayServices]:
-    """Services on a cluster for the duration, for jobs alone: as many workers as there are devices, unless --workers says."""
+def ray_services(config: Config, execution: Execution, report: Report = lambda progress: None) -> Iterator[RayServices]:
+    """Services on a cluster for the duration, for jobs alone: as many workers as there are devices, unless --workers says.
+
+    A cluster that has to grow for them is waited for; `report` hears of it.
+    """
     with _connected(execution, execution.workers or plan.cores()) as (cluster, options):
         # A cluster that was started here has a logical CPU more than there are cores.
-        cores = plan.cores() if execution.address == "local" else cluster.total("CPU")
-        devices = cluster.total("GPU") if options.gpus else cores // max(1, options.threads)
-        workers = execution.workers or max(1, int(devices))
-        # Jobs alone have no driver.
-        preflight(bundles(workers, options.threads, options.gpus, cluster)[1:], cluster)
-        yield RayServices(workers, options)
+        there = max(1, plan.cores() // max(1, options.threads)) if execution.address == "local" else cluster.workers(options.threads, 0)
+        workers = execution.workers or (max(1, int(cluster.total("GPU"))) if options.gpus else there)
+        wanted = bundles(workers, options.threads, options.gpus, cluster)
+        if cluster.growth is None:
+            preflight(wanted[1:], cluster)  # jobs alone have no driver
+            yield RayServices(workers, options)
+            return
+        preflight(wanted, cluster)
+        group = reserve(wanted, "SPREAD", on_wait=lambda text: report({"phase": "waiting", "text": text}))
+        try:
+            yield RayServices(workers, options, group)
+        finally:
+            release(group)
 
 
 @contextlib.contextmanager

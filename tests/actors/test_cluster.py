@@ -4,13 +4,19 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
 
 from raydd.actors.cluster import Cluster, bundles, connect, describe, disconnect, preflight, release, reserve
+from raydd.actors.growth import Growth
+from raydd.actors.hosting import workers_on
+from raydd.actors.options import WorkerOptions
+from raydd.config import Execution, override
 from raydd.errors import ResourceError
+from raydd.recipes import load_recipe
 
 TWO_CORES = Cluster(({"CPU": 2.0},))
 
@@ -40,9 +46,21 @@ def test_worker_larger_than_every_node() -> None:
 
 
 def test_autoscaler_is_measured_by_its_limit() -> None:
-    growing = Cluster(({"CPU": 2.0},), {"CPU": 8.0})
+    growing = Cluster(({"CPU": 2.0},), Growth({"CPU": 8.0}, {"CPU": 4.0}))
     preflight(bundles(5, 1, 0, growing), growing)
     assert "the cluster has 8 even when it has grown to its limit" in refusal(8, 1, 0, growing)
+    assert "Each worker asks for 5 CPUs on one node; the largest node that can be started has 4." in refusal(1, 5, 0, growing)
+
+
+def test_workers_of_a_cluster_are_counted_by_its_devices() -> None:
+    """Not by those of the machine that starts the run."""
+    two = Cluster(({"CPU": 4.0}, {"CPU": 4.0, "GPU": 2.0}))
+    assert two.workers(1, 1.0) == 2 and two.workers(1, 0.5) == 4 and two.workers(2, 0.0) == 3
+    assert Cluster(({"CPU": 1.0},)).workers(1, 0.0) == 1
+    assert Cluster(({"CPU": 4.0},), Growth({"CPU": 20.0, "GPU": 8.0}, {"GPU": 4.0})).workers(1, 1.0) == 8
+    config = override(load_recipe("digits-mtt-ipc1").config, {"selection.policy": "dynadistill", "selection.candidates": 3})
+    options, joined = WorkerOptions(gpus=1.0), Execution(address="auto")
+    assert [workers_on(two, config, joined, options), workers_on(two, config, replace(joined, workers=5), options)] == [2, 5]
 
 
 def test_driver_goes_to_the_nodes_that_stay() -> None:
@@ -80,7 +98,7 @@ def in_own_process(program: str, **environment: str) -> str:
 
 
 def test_local_cluster_needs_no_home_and_keeps_strangers_out(tmp_path: Path) -> None:
-    """Runs with an unwritable home, has as many CPUs as the run needs, and lets nobody in who lacks its token."""
+    """Runs with an unwritable home, has as many CPUs as the run needs, keeps out who lacks its token, listens on the loopback alone."""
     shown = in_own_process(
         """
         import os, psutil, ray
@@ -93,14 +111,19 @@ def test_local_cluster_needs_no_home_and_keeps_strangers_out(tmp_path: Path) -> 
         os.environ["RAY_AUTH_TOKEN"] = connection.token
         friend = subprocess.run([sys.executable, "-c", _compat.PROBE, connection.address], capture_output=True, timeout=60)
         print(connection.own, describe().total("CPU"), stranger.returncode != 0, friend.returncode)
+        ray.get(ray.remote(lambda: None).remote())  # a worker listens too
+        own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        listening = [place.laddr.ip for place in psutil.net_connections("inet") if place.pid in own and place.status == "LISTEN"]
+        print(len(listening) > 6, set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, connection.token in repr(connection))
         disconnect(connection)
         print(ray.is_initialized(), [name for name in os.environ if name.startswith("RAY_AUTH")])
         """,
         HOME="/proc/nowhere",
     )
-    first, second = shown.splitlines()
+    first, ports, last = shown.splitlines()
     assert first.split() == ["True", "9.0", "True", "0"]
-    assert second == "False []"
+    assert ports.split() == ["True", "True", "False"]
+    assert last == "False []"
 
 
 def test_own_setting_of_authentication_is_kept() -> None:
