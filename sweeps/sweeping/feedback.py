@@ -1,6 +1,7 @@
 """What is seen of a sweep while it runs: lines on the terminal, TensorBoard with images, and the note of a trial that fell behind."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from ray.tune.logger import TBXLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from tensorboardX.summary import hparams
 
+from raydd.actors.trial import TrialPlan
+from raydd.config import flatten, to_dict
 from raydd.files import atomic_write_json
 from sweeping.outcome import STOPPED
 from sweeping.question import SEARCH
+
+_COMPARED = tuple(f"ray/tune/{name}" for name in ("accuracy", "best_accuracy", "accuracy_std", "loss", "device_seconds", "passes"))
+_ASIDE = ("picture", "run", "failure", "finished", "done", "time_this_iter_s", "time_since_restore", "iterations_since_restore")
 
 
 class Lines(tune.Callback):
@@ -48,12 +54,18 @@ class Lines(tune.Callback):
 
 
 class Board(TBXLoggerCallback):
-    """TensorBoard files of scalars and hyper-parameters as Tune writes them, and the synthetic images; steps are distillation steps."""
+    """TensorBoard files of scalars, hyper-parameters and the synthetic images; steps are distillation steps.
+
+    `names` are the settings shown as hyper-parameters, the same for all trials: TensorBoard takes the columns of its table from one.
+    """
+
+    def __init__(self, plan: TrialPlan, names: Sequence[str]) -> None:
+        super().__init__()
+        self._plan, self._names = plan, names
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
-        """Write a report."""
-        own = {name: value for name, value in result.items() if name not in ("picture", "run", "failure")}
-        super().log_trial_result(iteration, trial, own)
+        """Write a report without what Tune keeps for itself."""
+        super().log_trial_result(iteration, trial, {name: value for name, value in result.items() if name not in _ASIDE})
         if "evaluated_step" not in result:  # a trial that was refused
             return
         if result["evaluated_step"] or not math.isnan(result["accuracy"]):  # it may come later than the steps that it is of
@@ -64,11 +76,12 @@ class Board(TBXLoggerCallback):
             self._trial_writer[trial].add_image("synthetic images", pixels, global_step=result["evaluated_step"], dataformats="HWC")
 
     def _try_log_hparams(self, trial: Trial, result: dict[str, Any]) -> None:
-        """Hyper-parameters under the names of raydd's settings."""
+        """Hyper-parameters under the names of raydd's settings, with the measurements that trials are compared by."""
         order = trial.config["order"]
-        values = {"arm": order["arm"], "seed": order["seed"], **order["settings"]}
+        known = flatten(to_dict(self._plan.config(order)))
+        values = {"arm": order["arm"], "seed": order["seed"], **{name: known[name] for name in self._names}}
         plain = {name: value if isinstance(value, (str, bool, int, float)) else str(value) for name, value in values.items()}
-        for part in hparams(hparam_dict=plain, metric_dict=result):
+        for part in hparams(hparam_dict=plain, metric_dict={name: result.get(name, math.nan) for name in _COMPARED}):
             self._trial_writer[trial].file_writer.add_summary(part)
 
 

@@ -52,9 +52,10 @@ def sweep(question: Question, options: Options, arms: list[Arm]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     arms = arms if question.space else drawn(arms, options.num_samples)
     orders = [outcome.order_for(plan, arm, seed) for arm in arms for seed in options.seeds]
+    names = sorted({name for given, _ in orders for name in given["settings"]} | {name for name, _ in _spaces(question, options)})
     left = [pair for pair in orders if question.space or not outcome.is_finished(pair[1], plan.config(pair[0]))]
     if left:
-        found, without = _on_ray(question, options, plan, left)
+        found, without = _on_ray(question, options, plan, left, Board(plan, names))
     else:
         found, without = [], ""
     by_run = {order.run: order for order in found}
@@ -94,7 +95,9 @@ def drawn(arms: list[Arm], count: int | None) -> list[Arm]:
     return [arms[place] for place in sorted(places.tolist())]
 
 
-def _on_ray(question: Question, options: Options, plan: TrialPlan, left: list[tuple[dict[str, Any], Order]]) -> tuple[list[Order], str]:
+def _on_ray(
+    question: Question, options: Options, plan: TrialPlan, left: list[tuple[dict[str, Any], Order]], board: Board
+) -> tuple[list[Order], str]:
     """Run these trials; returns them with what Tune says, and why trials did not start, if any."""
     each = max(sum(bundle.get("CPU", 0.0) for bundle in plan.bundles(given)) for given, _ in left)
     at_once = options.max_concurrent or (max(1, int(planner.cores() // each)) if plan.local else None)
@@ -111,14 +114,20 @@ def _on_ray(question: Question, options: Options, plan: TrialPlan, left: list[tu
                 raise ResourceError(f"{order.arm.name}: {error}") from error
         told = connection.dashboard and f"dashboard: {connection.dashboard}"
         print(f"{len(left)} trials to run, {at_once or 'as many as fit'} at once {told}".rstrip(), flush=True)
-        grid = _tuner(question, options, plan, [given for given, _ in left], at_once).fit()
+        grid = _tuner(question, options, plan, [given for given, _ in left], at_once, board).fit()
         without = f"no room or no time: a trial asks for up to {each:g} CPUs; the cluster has {cluster.total('CPU'):g}, for all trials"
         return (_searched(grid, left[0][1]) if question.space else _answered(grid, left)), without
     finally:
         disconnect(connection)
 
 
-def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[dict[str, Any]], at_once: int | None) -> tune.Tuner:
+def _spaces(question: Question, options: Options) -> list[tuple[str, str]]:
+    return spaces_of(options) if question.space else []
+
+
+def _tuner(
+    question: Question, options: Options, plan: TrialPlan, orders: list[dict[str, Any]], at_once: int | None, board: Board
+) -> tune.Tuner:
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), plan)
     # Killed in its first moments it has no state yet; the same seed then draws the same settings, whose runs are there.
     known = any(Path(options.folder).glob("experiment_state-*.json")) and tune.Tuner.can_restore(options.folder)
@@ -126,7 +135,7 @@ def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[d
         return tune.Tuner.restore(options.folder, trainable, resume_errored=True)
     order: Any = tune.grid_search(orders)
     if question.space:
-        space = {name: domain(name, text) for name, text in spaces_of(options)}
+        space = {name: domain(name, text) for name, text in _spaces(question, options)}
         order = {**orders[0], "settings": {**orders[0]["settings"], **space}}
     return tune.Tuner(
         trainable,
@@ -145,7 +154,7 @@ def _tuner(question: Question, options: Options, plan: TrialPlan, orders: list[d
         run_config=tune.RunConfig(
             name=options.name,
             storage_path=options.storage,
-            callbacks=[Lines(), Board()],
+            callbacks=[Lines(), board],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=3),
             # All of a population's are kept: Tune would delete a donor's before the other trial has its turn.
