@@ -75,6 +75,15 @@ def finished_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """An S3-compatible server on this machine, see `tests.s3`."""
+    from tests.s3 import server
+
+    with server() as found:
+        yield found
+
+
 @pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished run that may be changed."""
