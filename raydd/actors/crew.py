@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import RayError
 
-from raydd.actors.faults import is_own, is_preemption, own_error, reason
+from raydd.actors.faults import is_own, is_preemption, own_error, reason, storing
+from raydd.actors.lifeline import Lifeline
 from raydd.actors.options import WorkerOptions, restart_pause
 from raydd.errors import WorkerError
 
@@ -75,7 +76,7 @@ class Crew:
     """`workers` actors made by `spawn(index)`, each with a method `ready()` that builds what it works with and tells about it.
 
     `depth` is how many calls an actor holds at a time: 2 hides the way there and back, 1 suits long calls. Nothing here
-    blocks for longer than it is told to. Raises `WorkerError` once nobody is left and no restart either.
+    blocks for longer than it is told to. Raises `WorkerError` once nobody is left and no restart either, or the cluster has died.
     """
 
     def __init__(self, spawn: Callable[[int], Any], workers: int, options: WorkerOptions, depth: int = 1):
@@ -83,6 +84,7 @@ class Crew:
         self._queue: list[Call] = []
         self._events: list[tuple[str, str]] = []
         self._lost = 0
+        self._lifeline = Lifeline(f"Resume with `{options.resume}`." if options.resume else "Start it again to resume.")
         self.slots = [Slot(index) for index in range(workers)]
         for slot in self.slots:
             self._start(slot)
@@ -195,6 +197,8 @@ class Crew:
 
     def _tend(self) -> None:
         now, options = time.monotonic(), self._options
+        if all(slot.state is not State.LIVE for slot in self.slots):
+            self._lifeline.check()
         for slot in self.slots:
             if slot.state is State.LIVE and slot.calls and now - slot.since > options.answer_timeout:
                 self._bury(slot, "silence", f"gave no answer for {options.answer_timeout:g} s (--answer_timeout) and was killed")
@@ -210,7 +214,8 @@ class Crew:
                 if len(slot.calls) == held and (call := self._next(slot)) is not None:
                     if not slot.calls:
                         slot.since = time.monotonic()
-                    slot.calls[call.make(slot.actor)] = call
+                    with storing():
+                        slot.calls[call.make(slot.actor)] = call
 
     def _next(self, slot: Slot) -> Call | None:
         """The first call meant for this worker, else the first that is meant for nobody who lives."""

@@ -14,6 +14,7 @@ from ray.util.placement_group import PlacementGroup
 
 from raydd.actors.cluster import Bundle, describe, preflight, release, reserve
 from raydd.actors.faults import is_own, is_preemption, own_error, reason
+from raydd.actors.lifeline import ClusterGone, Lifeline
 from raydd.actors.options import restart_pause
 from raydd.actors.placement import actor_options
 from raydd.errors import WorkerError
@@ -76,15 +77,20 @@ def drive(
     `on_status` is called here with every report, in order. Ctrl-C or SIGTERM asks the run to stop at its next step, and its
     result is returned all the same; a second one, or `stop_timeout` seconds, ends it. A driver that dies is started again, at
     most `max_restarts` times (preemptions are free). Raises what the run raises, of its own type; `ResourceError` when there
-    is no room; `WorkerError` when the driver keeps dying or does not stop; `KeyboardInterrupt` on the second Ctrl-C.
+    is no room; `WorkerError` when the driver keeps dying or does not stop, or the cluster has died; `KeyboardInterrupt` on the
+    second Ctrl-C.
     """
     preflight(bundles, describe())
-    group = reserve(bundles, strategy, reserve_timeout)
+    group = reserve(bundles, strategy, reserve_timeout, lambda text: on_status({"phase": "waiting", "text": text}))
     try:
         with _counted_interrupts() as interrupts:
             return _Client(run, group, on_status, interrupts, stop_timeout, max_restarts, resume).result()
+    except ClusterGone:
+        group = None
+        raise
     finally:
-        release(group)
+        if group is not None:
+            release(group)
 
 
 @contextlib.contextmanager
@@ -119,6 +125,7 @@ class _Client:
         self._stop_timeout, self._max_restarts = stop_timeout, max_restarts
         self._how = f"Resume with `{resume}`." if resume else "Start it again to resume."
         self._asked: float | None = None
+        self._lifeline = Lifeline(self._how)
 
     def result(self) -> dict[str, Any]:
         attempt, deaths = 1, 0
@@ -150,6 +157,7 @@ class _Client:
             reports, answered = driver.reports.remote(seen), time.monotonic()
             while not ray.wait([result], timeout=_POLL_SECONDS)[0]:
                 self._heed_interrupts(driver)
+                self._lifeline.check()
                 # A driver that is busy or dying answers later or never; its result tells.
                 if ray.wait([reports], timeout=0)[0]:
                     seen = self._tell(reports, seen)

@@ -12,6 +12,7 @@ from ray.util.placement_group import PlacementGroup
 
 from raydd.actors.ahead import Ahead
 from raydd.actors.crew import Answer
+from raydd.actors.faults import storing
 from raydd.actors.options import WorkerOptions
 from raydd.actors.packing import pack, unpack
 from raydd.actors.pool import WorkerPool, assign
@@ -143,7 +144,8 @@ class RayExecutor:
         versions = _versions(synthetic)
         if self._sent is None or self._sent[0]() is not synthetic or self._sent[1] is not draws or self._sent[2] != versions:
             self._parcels += 1
-            self._reference = ray.put(Parcel.pack(self._parcels, synthetic, draws))
+            with storing():
+                self._reference = ray.put(Parcel.pack(self._parcels, synthetic, draws))
             # A weak reference: an old set must not be kept in memory for the sake of this comparison.
             self._sent = (weakref.ref(synthetic), draws, versions)
         return self._reference
