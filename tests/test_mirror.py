@@ -237,7 +237,7 @@ def test_damaged_file_is_refused(place: str, on: Callable[[str], None], tmp_path
     (victim,) = (there(tmp_path) / "data").glob("metrics.jsonl.*")
     damage(victim)
     on("two")
-    with pytest.raises(CheckpointError, match=rf"data/metrics.jsonl.* (was altered|is missing)(.|\n)*Restore"):
+    with pytest.raises(CheckpointError, match=r"data/metrics.jsonl.* (was altered|is missing)(.|\n)*Restore"):
         RunFolder.open(place)
     with pytest.raises(CheckpointError):
         RunFolder.view(place)
