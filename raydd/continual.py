@@ -24,10 +24,12 @@ from raydd.continual_kept import DISTILLED, Order, Source, kept_images, order_of
 from raydd.continual_result import matrix_table, seen_table, summary
 from raydd.continual_training import ContinualWorker, LearnedNetwork, passes, split_test
 from raydd.data import load
+from raydd.errors import ConfigError
 from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_lines
 from raydd.launch import Report, absolute, services_for, silent, stop_on_signals
 from raydd.methods.base import check
 from raydd.models import build
+from raydd.places import is_uri
 from raydd.select_config import SelectConfig, resolved
 from raydd.setup import protocol
 from raydd.transition import Stopped
@@ -54,6 +56,10 @@ def continual_learning(
     check(config, execution)
     for method in settings.baseline_methods:
         resolved(method, select)
+    if is_uri(execution.run):
+        raise ConfigError(
+            [f"--run={execution.run}: a continual run is a folder of runs on this machine; copy it to a storage when it is done."]
+        )
     run = Path(execution.run or f"runs/{config.recipe or config.method}-continual-{config.seed}").resolve()
     dataset = load(config.data, lambda done, total: report({"phase": "data", "done": done, "total": total}))
     classes_per_phase(settings, len(dataset.classes))
@@ -135,7 +141,7 @@ def _train(
     def tell(count: int) -> None:
         report({"phase": "continual", "done": count, "total": total})
 
-    with services_for(config, execution) as services, stop_on_signals(report) as should_stop:
+    with services_for(config, execution, report) as services, stop_on_signals(report) as should_stop:
 
         def heed() -> None:
             if should_stop():

@@ -191,21 +191,21 @@ def train_experts(config: Config, execution: Execution | None = None, report: Re
     config, execution = absolute(config), execution or Execution()
     execution = replace(execution, store=places.absolute(execution.store))
     _check(config, execution)
-    with services_for(config, execution) as services:
+    with services_for(config, execution, report) as services:
         setup = prepare(config, execution)
         ready_curriculum(setup, services, report)
         return build_experts(staged(setup, 1), services, report).folder.location
 
 
 @contextlib.contextmanager
-def services_for(config: Config, execution: Execution) -> Iterator[Services]:
-    """Inline services for `workers` 0, else a Ray cluster for the duration."""
+def services_for(config: Config, execution: Execution, report: Report = silent) -> Iterator[Services]:
+    """Inline services for `workers` 0, else a Ray cluster for the duration; `report` hears what it is waited for."""
     if plan.worker_count(config, execution) == 0:
         yield InlineServices(devices.resolve(execution.device))
         return
     from raydd.actors import ray_services
 
-    with ray_services(config, execution) as services:
+    with ray_services(config, execution, report) as services:
         yield services
 
 

@@ -70,7 +70,7 @@ def select(
     _refuse_small_classes(dataset, config.ipc)
     setup = prepare(config, execution)
     _refuse_used(config, execution)
-    with services_for(config, execution) as services, stop_on_signals(report) as should_stop:
+    with services_for(config, execution, report) as services, stop_on_signals(report) as should_stop:
         try:
             choice = choose(method, setup, settings, services, report, should_stop)
         except Stopped:

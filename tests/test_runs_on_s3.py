@@ -12,7 +12,8 @@ import pytest
 from raydd.experts.store import Store
 from raydd.files import read_json
 from raydd.runfolder import RunFolder
-from tests import runs, s3 as bucket
+from tests import runs
+from tests import s3 as bucket
 from tests.commands import raydd, result
 from tests.runs import CONFIG, command, go, resuming
 
