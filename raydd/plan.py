@@ -23,6 +23,7 @@ from raydd.errors import ResourceError
 from raydd.metagrad import Derivatives, derivatives_of
 from raydd.models import FlatModel
 from raydd.rng import stream
+from raydd.step_time import Work, expert_traffic, step_time
 
 # What a backward pass holds for a moment, over what one differentiable step keeps: peaks of tensor memory on a CPU were
 # N + 0.53 to N + 0.59 times the latter for N unrolled steps, at widths 8 to 128; see tests/test_plan.py.
@@ -66,7 +67,7 @@ class Plan:
     process                the interpreter, and the synthetic set with its gradient and momentum
     experts                the expert snapshots that the run reads; on a CPU they stay in the page cache, shared by all workers
     available              free memory of the device now
-    score_seconds, update_seconds, step_seconds  None where nothing was measured
+    score_seconds, update_seconds, transport_seconds, step_seconds  None where nothing was measured (`raydd.step_time`)
     transitions            the beginnings of later stages
     """
 
@@ -85,6 +86,7 @@ class Plan:
     available: int
     score_seconds: float | None = None
     update_seconds: float | None = None
+    transport_seconds: float | None = None
     step_seconds: float | None = None
     transitions: tuple[Transition, ...] = ()
 
@@ -155,7 +157,7 @@ def predict(config: Config, execution: Execution, model: FlatModel, timed: bool 
         experts=config.experts.count * (expert_epochs(config) + 1) * model.size * 4,
         available=available_bytes(device),
     )
-    return _timed(plan, model, device) if timed else plan
+    return _timed(plan, model, device, execution) if timed else plan
 
 
 def matched_stages(config: Config) -> int:
@@ -163,11 +165,21 @@ def matched_stages(config: Config) -> int:
     return config.stages.count if config.stages.conditioning else 1
 
 
-def _timed(plan: Plan, model: FlatModel, device: torch.device) -> Plan:
+def _timed(plan: Plan, model: FlatModel, device: torch.device, execution: Execution) -> Plan:
     larger = max(plan.batch / PROBE_IMAGES, 1)
     score, update = (plan.inner_steps * larger * _seconds(work) for work in _probe(model, min(plan.batch, PROBE_IMAGES), device))
-    scored = plan.share if plan.candidates > 1 else 1
-    return replace(plan, score_seconds=score, update_seconds=update, step_seconds=score * scored + update)
+    # The gradient walks back over what the score kept; an only candidate is not scored, so its gradient walks there too.
+    work = Work(score, update, score + update, plan.candidates)
+    traffic = expert_traffic(plan.candidates, plan.images * math.prod(model.shape) * 4) if execution.workers != 0 else None
+    found = step_time(work, plan.workers, devices_for(plan.workers, execution), traffic)
+    seconds = {"score_seconds": score, "update_seconds": update, "transport_seconds": found.transport}
+    return replace(plan, **seconds, step_seconds=found.total)
+
+
+def devices_for(workers: int, execution: Execution) -> int:
+    """Cores or GPUs that so many workers compute on: on a CPU of this machine they may be fewer than the workers."""
+    shared = execution.address == "local" and resolve(execution.device).type == "cpu"
+    return max(1, cores() // execution.threads) if shared else workers
 
 
 def worker_count(config: Config, execution: Execution) -> int:
@@ -331,6 +343,7 @@ def plan_rows(config: Config, plan: Plan) -> list[tuple[str, str]]:
         rows += [
             ("score of a candidate", f"{plan.score_seconds:.3g} s"),
             ("gradient of the chosen", f"{plan.update_seconds:.3g} s"),
+            ("calls of workers", f"{plan.transport_seconds:.3g} s"),
             ("a step", step_text(config, plan.step_seconds)),
         ]
     return rows

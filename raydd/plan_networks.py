@@ -21,7 +21,7 @@ from raydd.devices import resolve
 from raydd.errors import ResourceError
 from raydd.matching.memory import Matched
 from raydd.methods import method
-from raydd.methods.base import Resources, slot_count
+from raydd.methods.base import NetworkRules, Resources, slot_count
 from raydd.methods.chunks import Chunks
 from raydd.models import FlatModel, build
 from raydd.plan import (
@@ -29,12 +29,14 @@ from raydd.plan import (
     PROCESS_BYTES,
     Transition,
     available_bytes,
+    devices_for,
     gigabytes,
     matched_stages,
     step_text,
     worker_count,
 )
 from raydd.rng import stream
+from raydd.step_time import StepTime, Traffic, Work, network_traffic, step_time
 from raydd.types import Candidate, SyntheticSet
 
 PROBE_CLASSES = 2
@@ -57,6 +59,9 @@ class NetworkPlan:
     slots             networks in the pool; each is sent with its momentum
     beside            whether networks train without a look at the synthetic set, beside an update
     available         free memory of the device now; `sharing` workers divide it
+    devices           cores or GPUs that the workers have
+    between           image updates for each selection of a network
+    traffic           what a step sends; None where everything is in one process
     *_seconds         None where nothing was measured
     transitions       the beginnings of later stages
     """
@@ -79,6 +84,9 @@ class NetworkPlan:
     workers: int
     beside: bool
     available: int
+    devices: int = 1
+    between: int = 1
+    traffic: Traffic | None = None
     score_seconds: float | None = None
     update_seconds: float | None = None
     train_seconds: float | None = None
@@ -105,12 +113,21 @@ class NetworkPlan:
         return self.worker_bytes * self.sharing <= self.available
 
     @property
-    def step_seconds(self) -> float | None:
-        """An image update with the training of its network, beside one another where two workers can; selection apart."""
-        if self.update_seconds is None or self.train_seconds is None:
+    def step_time(self) -> StepTime | None:
+        """An image update with the training of its network, beside one another where two workers can, and its share of the selection.
+
+        What networks begin with is apart.
+        """
+        if self.score_seconds is None or self.update_seconds is None or self.train_seconds is None:
             return None
-        parts = (self.update_seconds, self.train_seconds)
-        return max(parts) if self.beside and self.workers > 1 else sum(parts)
+        seconds = (self.score_seconds, self.update_seconds, self.update_seconds)
+        work = Work(*seconds, self.candidates, train=self.train_seconds, beside=self.beside, between=self.between)
+        return step_time(work, self.workers, self.devices, self.traffic)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """All of it; None where nothing was measured."""
+        return self.step_time and self.step_time.total
 
 
 def predict_networks(config: Config, execution: Execution, model: FlatModel, train_images: int, timed: bool = True) -> NetworkPlan:
@@ -127,6 +144,7 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
     chunks = Chunks(model, device, matched, given, apart=section == "idc", threads=execution.threads)
     passes = [(chunks.of(*place), chunks.bytes(*place)) for place in ((real, 0, 0), (0, synthetic, frozen))]
     chunk, each = max(passes, key=lambda one: one[0] * one[1])
+    between, traffic = _sent(config, entry.networks, model, model.classes * stored)
     plan = NetworkPlan(
         device=device.type,
         section=section,
@@ -146,8 +164,20 @@ def predict_networks(config: Config, execution: Execution, model: FlatModel, tra
         workers=max(1, worker_count(config, execution)),
         beside=entry.networks.independent,
         available=available_bytes(device),
+        devices=devices_for(max(1, worker_count(config, execution)), execution),
+        between=between,
+        traffic=traffic if worker_count(config, execution) else None,
     )
     return replace(plan, **_timed(config, model, real, synthetic, device)) if timed else plan
+
+
+def _sent(config: Config, rules: NetworkRules, model: FlatModel, images: int) -> tuple[int, Traffic]:
+    """(image updates for each selection, what a step sends to workers and back)."""
+    length = rules.length(config)
+    between = min(config.selection.every or length, length)
+    # A network travels with its momentum. One whose lifetime is a single update is not trained.
+    sizes = (4 * images * math.prod(model.shape), 8 * model.size)
+    return between, network_traffic(config.selection.candidates, *sizes, between, trains=length > 1 or rules.trains_last)
 
 
 def frozen_images(config: Config, synthetic: int) -> int:
@@ -201,6 +231,7 @@ def network_rows(config: Config, plan: NetworkPlan) -> list[tuple[str, str]]:
             ("score of a candidate", f"{plan.score_seconds:.3g} s"),
             ("image update", f"{plan.update_seconds:.3g} s"),
             ("network training", f"{plan.train_seconds:.3g} s"),
+            ("calls of workers", f"{plan.step_time.transport:.3g} s"),
             ("a step", step_text(config, plan.step_seconds)),
         ]
     return rows

@@ -16,6 +16,7 @@ from raydd.launch import predict as predict_without_data
 from raydd.models import build
 from raydd.plan import Plan, advice, gigabytes, kept_bytes, refuse_missing_devices, refuse_what_cannot_fit, worker_count
 from raydd.recipes import load_recipe, recipe_names
+from raydd.step_time import LOCAL
 from tests.helpers import SMALL, model
 
 GIGABYTE = 10**9
@@ -132,7 +133,7 @@ def test_every_recipe_states_its_memory(name: str) -> None:
 
 def test_seconds_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """N times what was measured on at most 32 images, scaled to the batch; the reverse walk reuses the score's."""
-    taken = iter([0.5, 2.0] * 3)
+    taken = iter([0.5, 2.0] * 4)
     monkeypatch.setattr("raydd.plan._seconds", lambda work: next(taken))
     network = model(SMALL, classes=4)  # 16 images an ipc step of 4
     settings = {"ipc": 16, "mtt.syn_steps": 5, "experts.count": 3}
@@ -141,8 +142,15 @@ def test_seconds_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.step_seconds == one.score_seconds + one.update_seconds
     three = plan.predict(override(Config(), {**settings, "selection.candidates": 3}), INLINE, network)
     assert three.step_seconds == 3 * three.score_seconds + three.update_seconds
+    assert one.transport_seconds == three.transport_seconds == 0
+    monkeypatch.setattr("raydd.plan.cores", lambda: 4)
     shared = plan.predict(override(Config(), {**settings, "selection.candidates": 3}), replace(INLINE, workers=3), network)
-    assert shared.step_seconds == shared.score_seconds + shared.update_seconds
+    # Four calls in two rounds; 64 images of 64 numbers go out, their gradient comes back.
+    assert shared.transport_seconds == pytest.approx(2 * LOCAL.round + 4 * LOCAL.call + 2 * 64 * 64 * 4 * LOCAL.byte)
+    assert shared.step_seconds == pytest.approx(shared.score_seconds + shared.update_seconds + shared.transport_seconds)
+    # Two workers of two threads have the four cores; of three, one waits half of the time.
+    crowded = plan.predict(override(Config(), {**settings, "selection.candidates": 3}), replace(INLINE, workers=3, threads=2), network)
+    assert crowded.step_seconds == pytest.approx(shared.step_seconds + 0.5 * shared.score_seconds)
 
 
 def test_what_is_measured_runs() -> None:

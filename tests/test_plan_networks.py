@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raydd.config import Config, Execution
+from raydd.config import Config, Execution, override
 from raydd.errors import ResourceError
 from raydd.methods import chunks
 from raydd.methods.chunks import Chunks
@@ -91,3 +91,17 @@ def test_chunk_and_its_bytes_are_shown() -> None:
     rows = dict(network_rows(config, plan))
     assert rows["  classes at once"] == f"11.0 MB: 2 of {CLASSES}, each 5.0 MB"
     assert {"  images of a step", "  what is matched"} <= rows.keys()
+
+
+def test_seconds_of_a_step_with_its_share_of_the_selection(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"score_seconds": 1.0, "update_seconds": 4.0, "train_seconds": 3.0}
+    config = settings("idc", selection__candidates=4, selection__pool=4, selection__policy="dynadistill", idc__inner_steps=20)
+    monkeypatch.setattr("raydd.plan.cores", lambda: 4)
+    inline, two = (replace(planned(config, replace(INLINE, workers=workers)), **seconds) for workers in (0, 2))
+    assert (inline.between, inline.traffic, inline.step_seconds) == (20, None, pytest.approx(4 / 20 + 4 + 3))
+    assert two.step_seconds == pytest.approx(2 / 20 + 4 + two.step_time.transport)  # trained beside the update
+    often = replace(planned(override(config, {"selection.every": 2})), **seconds)
+    assert often.step_seconds == pytest.approx(4 / 2 + 4 + 3)
+    alone = replace(planned(settings("dm")), **seconds, candidates=1)
+    assert alone.step_seconds == pytest.approx(4 + 3) and alone.between == 1
+    assert "calls of workers" in dict(network_rows(config, two)) and planned(config).step_seconds is None
