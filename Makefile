@@ -8,7 +8,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboards]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,dashboards,search]'
 	touch $@
 
 # Trains experts, distils scikit-learn's digits on two Ray workers, evaluates and writes demo/report.html.

@@ -41,7 +41,7 @@ QUESTION = Question(
     recipe="digits-mtt-ipc1",
     arms=arms,
     flags=flags,
-    smoke_options={"num_samples": 3, "space": ["mtt.lr_img=loguniform(3,100)"]},
+    smoke_options={"num_samples": 2, "space": ["mtt.lr_img=loguniform(3,100)"]},
     space=True,
 )
 

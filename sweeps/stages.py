@@ -48,7 +48,7 @@ QUESTION = Question(
     arms=arms,
     flags=flags,
     smoke={"evaluation.updates": 4, "evaluation.epochs": None},
-    smoke_options={"stages": [1, 2], "ipc": 1, "without": [], "one_stage": True},
+    smoke_options={"stages": [2], "ipc": 1, "without": [], "one_stage": True},
 )
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ QUESTION = Question(
     arms=arms,
     flags=flags,
     smoke={"dm.batch_real": 8},
-    smoke_options={"methods": ["dm", "mtt"], "ipc": [10], "forms": ["base", "both"], "candidates": 2, "stages": 2},
+    smoke_options={"methods": ["dm"], "ipc": [10], "forms": ["base", "both"], "candidates": 2, "stages": 2},
 )
 
 if __name__ == "__main__":

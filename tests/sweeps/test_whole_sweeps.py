@@ -99,7 +99,7 @@ def test_smoke(script: str, tmp_path: Path) -> None:
     assert content["complete"] and {trial["status"] for trial in content["trials"]} <= {"finished", "stopped"}
     assert all(trial["curve"] and 0 <= trial["accuracy_mean"] <= 1 for trial in content["trials"])
     assert (tmp_path / script / "table.md").exists() and load_recipe(str(tmp_path / script / "best.toml"))
-    assert list((tmp_path / script).rglob("events.out.tfevents.*"))
+    assert list((tmp_path / script).rglob("events.out.tfevents.*")) and (tmp_path / script / "report.html").exists()
     stores = list((tmp_path / "store").glob("*/expert_*.arrow")) if script != "table1" else [None]
     assert stores
 
@@ -164,6 +164,24 @@ def test_a_search_is_restored_by_tune(tmp_path: Path) -> None:
     after = {path.name for path in (tmp_path / "search" / "runs").iterdir()}
     assert before <= after and len(after) == 3  # the same settings again, in the same runs
     assert sum(trial["resumed"] for trial in content["trials"]) >= 1
+
+
+def test_optuna_draws_the_settings(tmp_path: Path) -> None:
+    """Its settings reach the runs, and what it has drawn is remembered: taken up again, a finished search draws nothing more."""
+    space = ["--space", "mtt.lr_img=loguniform(5,50)", "--space", "selection.candidates=choice(1,3)", "--num-samples", "3"]
+    arguments = ["--storage", tmp_path, *space, "--searcher", "optuna", "--scheduler", "none", *FAST, *given({**SETTINGS, "steps": 4})]
+    sweep("search", *arguments, "--workers", "0")
+    trials = found(tmp_path / "search")["trials"]
+    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    for trial in trials:
+        assert 5 <= trial["settings"]["mtt.lr_img"] <= 50 and trial["settings"]["selection.candidates"] in (1, 3)
+        config = read_json(tmp_path / "search" / trial["run"] / "config.json")["config"]
+        assert config["mtt"]["lr_img"] == trial["settings"]["mtt.lr_img"]
+        assert config["selection"]["candidates"] == trial["settings"]["selection.candidates"]
+    assert len({trial["settings"]["mtt.lr_img"] for trial in trials}) == 3
+    sweep("search", *arguments, "--workers", "0", "--resume")
+    again = found(tmp_path / "search")["trials"]
+    assert [trial["images_sha256"] for trial in again] == [trial["images_sha256"] for trial in trials]
 
 
 def test_asha_ends_what_falls_behind(tmp_path: Path) -> None:
