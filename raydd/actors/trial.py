@@ -33,6 +33,7 @@ from raydd.experts.build import recipe, store_root
 from raydd.files import atomic_write_json, read_json
 from raydd.methods import method
 from raydd.models import build, named
+from raydd.places import is_uri, join
 from raydd.progressive import total_steps
 from raydd.run import identity, run
 from raydd.runfolder import RunFolder
@@ -49,7 +50,7 @@ ARCHITECTURES = "cross_architecture.json"
 class TrialPlan:
     """What all trials of a sweep have in common.
 
-    runs          folder of the run folders, reachable from every node
+    runs          folder of the run folders, reachable from every node, or its URI
     bases         the settings of every recipe, nested dictionaries, by its name
     execution     `workers` None is one for each candidate, up to the devices; `run` is set by the trial
     gpus          GPUs of each worker, or of the trial itself without workers
@@ -58,6 +59,7 @@ class TrialPlan:
     every         steps between two reports to Tune
     population    PBT: reports carry a checkpoint, and a trial given another's forks it (`raydd.actors.fork`)
     models        networks by name on which the result is evaluated beside the run's own
+    devices       of the cluster, for a worker each, where the number of workers is left open; 0 counts those of this machine
     """
 
     runs: str
@@ -69,6 +71,7 @@ class TrialPlan:
     every: int = 10
     population: bool = False
     models: tuple[str, ...] = ()
+    devices: int = 0
 
     def config(self, order: dict[str, Any]) -> Config:
         """The settings of a trial. `order` is what Tune holds under that name: {"arm", "recipe", "seed", "settings": {dotted name: value}}.
@@ -80,6 +83,8 @@ class TrialPlan:
 
     def workers(self, config: Config) -> int:
         """K of a trial; 0 runs inside the trial's own process."""
+        if self.execution.workers is None and self.devices:
+            return min(config.selection.candidates, self.devices)
         return planner.worker_count(config, self.execution)
 
     def bundles(self, order: dict[str, Any]) -> list[Bundle]:
@@ -129,7 +134,7 @@ def run_trial(parameters: dict[str, Any], plan: TrialPlan) -> None:
 
 def _see_through(folder: ObservedFolder, plan: TrialPlan, config: Config, reports: TrialReports) -> dict[str, float]:
     """The run, and its result on other networks: their mean accuracies by name."""
-    execution = replace(plan.execution, run=str(folder.path), workers=plan.workers(config))
+    execution = replace(plan.execution, run=folder.location, workers=plan.workers(config))
     services = _services(execution, plan.gpus)
     setup = prepare(config, execution)
     build_shared(setup, services, reports)
@@ -165,7 +170,7 @@ def build_shared(setup: Setup, services: Services, report: TrialReports) -> None
 @contextlib.contextmanager
 def _locked(root: str, name: str) -> Iterator[None]:
     """Hold a lock beside a store; of a store at a URI, whose writes are whole or nothing, one for each machine."""
-    place = Path(tempfile.gettempdir()) / "raydd-locks" if "://" in root else Path(root).expanduser()
+    place = Path(tempfile.gettempdir()) / "raydd-locks" if is_uri(root) else Path(root).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / f".{name}.building.lock"):
         yield
@@ -180,8 +185,8 @@ def _folder(order: dict[str, Any], plan: TrialPlan, config: Config) -> tuple[Obs
     if given is not None:
         with given.as_directory() as place:
             name, told = fork.adopted(Path(place), Path(plan.runs), name, config, plan.execution)
-    path = Path(plan.runs) / name
-    execution = replace(plan.execution, run=str(path), workers=plan.workers(config))
+    path = join(plan.runs, name)
+    execution = replace(plan.execution, run=path, workers=plan.workers(config))
     with contextlib.suppress(ConfigError):  # it is there
         RunFolder.create(path, config, execution).close()
     folder = _opened(path)
@@ -193,7 +198,7 @@ def _folder(order: dict[str, Any], plan: TrialPlan, config: Config) -> tuple[Obs
     return folder, told
 
 
-def _opened(path: Path, patience: float = 120.0) -> ObservedFolder:
+def _opened(path: str, patience: float = 120.0) -> ObservedFolder:
     """The folder; the process that had it may have been killed a moment ago. Raises `ResourceError` naming the holder."""
     end = time.monotonic() + patience
     while True:
@@ -240,6 +245,7 @@ def _architectures(folder: RunFolder, setup: Setup, models: tuple[str, ...], rep
             own = evaluator.of(build(named(name, setup.config.model), setup.model.shape, setup.model.classes))
             found[name] = compared(*(own(job) for job in jobs))
             atomic_write_json(path, {"protocol": protocol, "models": found})
+            folder.publish(reports, last=True)
             reports({"phase": "note", "text": f"{name}: {found[name]['accuracy_mean']:.2%}"})
     return {name: found[name] for name in models}
 

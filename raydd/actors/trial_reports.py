@@ -5,7 +5,7 @@
     accuracy, accuracy_std (over networks), best_accuracy (so far), evaluated_step: nan and 0 before the first evaluation
     device_seconds  what the steps so far cost: their seconds times the workers, evaluations left out
     passes          matching losses computed so far: scored candidates and updates
-    run             the run folder; picture: a PNG file of the synthetic images, when they are new
+    run             where the run lies; picture: a PNG file of the synthetic images, when they are new
     finished        whether the run has done everything; failure: why it never will
 
 Sums go over the whole run, also over the part before it was taken up again: they are made from its own records.
@@ -143,7 +143,7 @@ class TrialReports:
                 **self._accuracy,
                 "device_seconds": self._cost.seconds * max(1, self.workers),
                 "passes": self._cost.passes,
-                "run": str(self.folder.path),
+                "run": self.folder.location,
                 **self._picture(),
                 **more,
             }

@@ -8,15 +8,17 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from raydd.config import Config, Execution, from_dict, override, to_dict
 from raydd.errors import ConfigError, RayddError
 from raydd.launch import absolute
+from raydd.places import absolute as absolute_place
+from raydd.places import is_uri, join, redacted
 from raydd.recipes import load_recipe
 from sweeping.checks import refuse
 from sweeping.question import SMALL, Arm, Question, refuse_equal_names
+from sweeping.storage import holds
 
 DEFAULT_STORAGE = "runs/sweeps"
 _SCHEDULERS = ("none", "asha", "pbt")
@@ -48,7 +50,7 @@ class Options:
     @property
     def folder(self) -> str:
         """Where everything of the sweep lies."""
-        return f"{self.storage.rstrip('/')}/{self.name}"
+        return join(self.storage, self.name)
 
     def base(self, recipe: str) -> Config:
         """The settings of a recipe with what --steps and --set change. Raises `ConfigError`."""
@@ -82,7 +84,7 @@ def main(question: Question, arguments: list[str] | None = None) -> int:
             return _run(question, replace(options, storage=place, execution=execution), arms)
     except RayddError as error:
         for line in str(error).splitlines():
-            print(f"{question.name}: {line}", file=sys.stderr)
+            print(f"{question.name}: {redacted(line)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{question.name}: stopped; the same command with --resume carries on", file=sys.stderr)
@@ -90,8 +92,8 @@ def main(question: Question, arguments: list[str] | None = None) -> int:
 
 
 def _run(question: Question, options: Options, arms: list[Arm]) -> int:
-    if (Path(options.folder) / "runs").exists() and not options.resume:
-        place = options.folder
+    place = options.folder
+    if not options.resume and holds(place, "runs"):
         raise ConfigError([f"{place} already holds a sweep. Carry on with it by --resume, or choose another --name or --storage."])
     from sweeping.tuning import sweep  # Ray starts slowly; refusals and --help need none
 
@@ -137,7 +139,9 @@ def _parser(question: Question) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="distillation steps, with stages of each stage; the recipe's when left out")
     parser.add_argument("--seeds", default="1", help="how many seeds (3 is 0,1,2), or a list such as 0,7")
     parser.add_argument("--set", dest="set", metavar="NAME=VALUE", action="append", default=[], help="any raydd setting; may be repeated")
-    parser.add_argument("--storage", default=DEFAULT_STORAGE, help="folder of sweeps, which all nodes reach")
+    parser.add_argument(
+        "--storage", default=DEFAULT_STORAGE, help="folder of sweeps, which all nodes reach, or a URI such as s3://BUCKET/SWEEPS"
+    )
     parser.add_argument("--name", help=f"the sweep's own folder there; {question.name} when left out")
     parser.add_argument("--resume", action="store_true", help="carry on with the sweep of that name: finished trials are not run again")
     parser.add_argument("--smoke-test", action="store_true", help="a small form of the sweep on digits, in about a minute")
@@ -158,7 +162,7 @@ def _parser(question: Question) -> argparse.ArgumentParser:
 
 
 def _storage(given: argparse.Namespace) -> str:
-    return given.storage if "://" in given.storage else str(Path(given.storage).expanduser().resolve())
+    return absolute_place(given.storage)
 
 
 def _assigned(given: argparse.Namespace) -> tuple[dict[str, Any], Execution]:
@@ -174,9 +178,7 @@ def _assigned(given: argparse.Namespace) -> tuple[dict[str, Any], Execution]:
     storage = _storage(given)
     execution |= {"threads": given.threads, "device": given.device, "address": given.address}
     execution |= {"workers": given.workers} if given.workers is not None else {}
-    execution["store"] = given.store or execution.get("store") or f"{storage.rstrip('/')}/store"
-    if "://" not in execution["store"]:
-        execution["store"] = str(Path(execution["store"]).expanduser().resolve())
+    execution["store"] = absolute_place(given.store or execution.get("store") or join(storage, "store"))
     return settings, from_dict(Execution, execution, "--set ")
 
 
@@ -213,8 +215,8 @@ def _refuse(options: Options, question: Question) -> None:
             problems.append(f"--{name.replace('_', '-')} {value:g} must be above 0.")
     if options.scheduler == "pbt" and not question.space:
         problems.append("--scheduler pbt changes the settings of an arm, so that arms could not be compared. It is for search.py.")
-    if "://" in options.storage:
-        problems.append(f"--storage {options.storage}: runs lie in a folder that all nodes reach; only --store may be a URI.")
+    if is_uri(options.storage) and options.scheduler == "pbt":
+        problems.append(f"--storage {options.storage} with --scheduler pbt: trials copy one another's folders, which all nodes must reach.")
     if "seed" in options.settings:
         problems.append("--set seed: use --seeds.")
     if "/" in options.name or options.name.startswith("."):

@@ -15,9 +15,9 @@ from tensorboardX.summary import hparams
 
 from raydd.actors.trial import TrialPlan
 from raydd.config import flatten, to_dict
-from raydd.files import atomic_write_json
 from sweeping.outcome import STOPPED
 from sweeping.question import SEARCH
+from sweeping.storage import note
 
 _COMPARED = tuple(f"ray/tune/{name}" for name in ("accuracy", "best_accuracy", "accuracy_std", "loss", "device_seconds", "passes"))
 _ASIDE = ("picture", "run", "failure", "finished", "done", "time_this_iter_s", "time_since_restore", "iterations_since_restore")
@@ -93,7 +93,7 @@ class Halving(ASHAScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and not result.get("finished") and result.get("run"):
             reason = f"behind the others: accuracy {result['accuracy']:.2%} after {result['evaluated_step']} steps"
-            atomic_write_json(Path(result["run"]) / STOPPED, {"step": result["step"], "reason": reason})
+            note(result["run"], STOPPED, {"step": result["step"], "reason": reason})
         return decision
 
 

@@ -37,6 +37,7 @@ from raydd.config import Config, to_dict
 from raydd.environment import environment
 from raydd.errors import RayddError
 from raydd.files import atomic_write_bytes, atomic_write_json, read_json, read_lines
+from raydd.places import working_folder
 from raydd.progressive import total_steps
 from raydd.runfolder import RunFolder
 from sweeping import measures
@@ -66,7 +67,7 @@ class Order:
 def order_for(plan: TrialPlan, arm: Arm, seed: int) -> tuple[dict[str, Any], Order]:
     """What Tune is given for an arm and a seed, and the same for the result."""
     given = {"arm": arm.name, "recipe": arm.recipe, "seed": seed, "settings": arm.settings}
-    run = Path(plan.runs) / run_name(given, plan.config(given))
+    run = working_folder(plan.runs) / run_name(given, plan.config(given))
     return given, Order(arm, seed, arm.settings, run, factors=arm.factors)
 
 

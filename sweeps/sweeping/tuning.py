@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +21,11 @@ from raydd.actors.trial import TrialPlan, run_trial
 from raydd.config import override, to_dict
 from raydd.errors import ResourceError
 from raydd.files import atomic_write_bytes
+from raydd.places import join, working_folder
 from raydd.progressive import total_steps
 from raydd.report.sweep import write_sweep_report
 from raydd.rng import stream
-from sweeping import outcome
+from sweeping import outcome, storage
 from sweeping.arguments import Options, shown
 from sweeping.feedback import Board, Lines
 from sweeping.outcome import Order
@@ -47,12 +47,12 @@ def sweep(question: Question, options: Options, arms: list[Arm]) -> int:
     """Run what is left of a sweep, write its files and print its table; returns the exit code. Raises `RayddError`s."""
     for name, value in _TUNE.items():
         os.environ.setdefault(name, value)
-    folder = Path(options.folder)
     plan = trial_plan(question, options, arms)
-    folder.mkdir(parents=True, exist_ok=True)
+    working_folder(options.folder).mkdir(parents=True, exist_ok=True)
     arms = arms if question.space else drawn(arms, options.num_samples)
     orders = [outcome.order_for(plan, arm, seed) for arm in arms for seed in options.seeds]
     names = sorted({name for given, _ in orders for name in given["settings"]} | {name for name, _ in _spaces(question, options)})
+    storage.fetch(plan.runs, [order.run.name for _, order in orders if order.run])
     left = [pair for pair in orders if question.space or not outcome.is_finished(pair[1], plan.config(pair[0]))]
     if left:
         found, without = _on_ray(question, options, plan, left, Board(plan, names))
@@ -76,7 +76,7 @@ def trial_plan(question: Question, options: Options, arms: list[Arm]) -> TrialPl
     local, cuda = options.address == "local", options.execution.device == "cuda"
     cuda = cuda or (local and options.execution.device == "auto" and torch.cuda.is_available())
     return TrialPlan(
-        runs=f"{options.folder}/runs",
+        runs=join(options.folder, "runs"),
         bases=bases,
         execution=execution,
         gpus=(options.gpus or 1.0) if cuda else 0.0,
@@ -107,6 +107,7 @@ def _on_ray(
         cluster = describe()
         remote = not plan.local and options.execution.device == "auto" and cluster.total("GPU") > 0
         plan = replace(plan, gpus=(options.gpus or 1.0) if remote else plan.gpus, driver=cluster.total("driver") > 0)
+        plan = plan if plan.local else replace(plan, devices=cluster.workers(plan.execution.threads, plan.gpus))
         for given, order in left:
             try:
                 preflight(plan.bundles(given), cluster)
@@ -130,7 +131,7 @@ def _tuner(
 ) -> tune.Tuner:
     trainable = tune.with_resources(tune.with_parameters(run_trial, plan=plan), plan)
     # Killed in its first moments it has no state yet; the same seed then draws the same settings, whose runs are there.
-    known = any(Path(options.folder).glob("experiment_state-*.json")) and tune.Tuner.can_restore(options.folder)
+    known = storage.holds(options.folder, "experiment_state-") and tune.Tuner.can_restore(options.folder)
     if question.space and options.resume and known:
         return tune.Tuner.restore(options.folder, trainable, resume_errored=True)
     order: Any = tune.grid_search(orders)
@@ -197,7 +198,7 @@ def _searched(grid: tune.ResultGrid, base: Order) -> list[Order]:
         factors = {name: value for name, value in settings.items() if name not in base.settings}
         arm = replace(base.arm, name=f"{number}: {named(factors)}" if factors else f"{number}", settings=settings, factors=factors)
         run = (result.metrics or {}).get("run")
-        orders.append(Order(arm, base.seed, settings, Path(run) if run else None, _said(result), factors))
+        orders.append(Order(arm, base.seed, settings, working_folder(run) if run else None, _said(result), factors))
     return orders
 
 
@@ -208,8 +209,9 @@ def _plain(value: Any) -> Any:
 
 def _conclude(question: Question, options: Options, plan: TrialPlan, arms: list[Arm], orders: list[Order], without: str) -> int:
     """Write what came of the sweep and print it; returns the exit code."""
-    folder = Path(options.folder)
+    folder = working_folder(options.folder)
     without = without or "the sweep ended before its turn"
+    storage.fetch(plan.runs, [order.run.name for order in orders if order.run])
     trials = [outcome.trial_record(order, folder, without) for order in orders]
     found = outcome.write(folder, outcome.summary(question, options.recipe, shown(options), arms, trials), plan)
     atomic_write_bytes(folder / "table.md", markdown(found).encode())
@@ -217,7 +219,10 @@ def _conclude(question: Question, options: Options, plan: TrialPlan, arms: list[
     for trial in trials:
         if trial["status"] not in ("finished", "stopped"):
             print(f"{trial['arm']} seed={trial['seed']} {trial['status']}: {trial['reason']}", file=sys.stderr)
-    print(f"results: {folder}/sweep.json\nreport: {write_sweep_report(folder)}\ntensorboard --logdir {folder}", flush=True)
+    write_sweep_report(folder)
+    storage.deliver(options.folder)
+    place = options.folder
+    print(f"results: {join(place, 'sweep.json')}\nreport: {join(place, 'report.html')}\ntensorboard --logdir {place}", flush=True)
     if any(trial["status"] == "interrupted" for trial in trials):
         return 130
     return 2 if any(trial["status"] in ("failed", "never started") for trial in trials) else 0
