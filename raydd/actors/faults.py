@@ -26,6 +26,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 _LOSSES = (RayActorError, ObjectLostError, NodeDiedError, WorkerCrashedError, LocalRayletDiedError, OutOfMemoryError)
+_FULL = (ObjectStoreFullError, OutOfDiskError)
 
 
 def is_own(error: RayError) -> bool:
@@ -35,8 +36,8 @@ def is_own(error: RayError) -> bool:
     if isinstance(error, RayTaskError):
         # A call whose argument was lost fails with that loss as its cause.
         return not isinstance(error.cause, _LOSSES)
-    # Answers and exceptions that this process cannot read.
-    return isinstance(error, (UnserializableException, RaySystemError))
+    # Answers and exceptions that this process cannot read, or has no room for.
+    return isinstance(error, (UnserializableException, RaySystemError, *_FULL))
 
 
 def own_error(error: RayError) -> BaseException:
@@ -48,7 +49,7 @@ def own_error(error: RayError) -> BaseException:
     cause: BaseException = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException):
         cause = cause.cause
-    if isinstance(cause, (ObjectStoreFullError, OutOfDiskError)):
+    if isinstance(cause, _FULL):
         return _no_room()
     if isinstance(cause, RayError):
         return error
@@ -62,7 +63,7 @@ def storing() -> Iterator[None]:
     """Around whatever puts something into Ray's store. Raises `ResourceError` when neither the store nor the disk has room."""
     try:
         yield
-    except (ObjectStoreFullError, OutOfDiskError) as error:
+    except _FULL as error:
         raise _no_room() from error
 
 

@@ -1,8 +1,19 @@
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RaySystemError, RayTaskError, UnserializableException
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    UnserializableException,
+)
 
-from raydd.actors.faults import is_own, is_preemption, own_error, reason
+from raydd.actors.faults import is_own, is_preemption, own_error, reason, storing
 from raydd.actors.options import restart_pause
+from raydd.errors import ResourceError
 
 
 def failed_call(cause: BaseException) -> RayTaskError:
@@ -29,6 +40,15 @@ def test_own_error_is_the_original_with_its_traceback(wrapped: bool) -> None:
 def test_error_that_could_not_travel_keeps_its_text() -> None:
     error = UnserializableException("the traceback")
     assert own_error(error) is error and "the traceback" in str(error)
+
+
+@pytest.mark.parametrize("kind", [ObjectStoreFullError, OutOfDiskError])
+def test_a_full_store_is_a_matter_of_room(kind: type[RayError]) -> None:
+    """Wherever it is noticed: in the worker that answers, here when the answer comes, or here when something is sent."""
+    for error in (failed_call(kind("x")), kind("x")):
+        assert is_own(error) and isinstance(own_error(error), ResourceError)
+    with pytest.raises(ResourceError, match=r"object store is full, and so is the disk .*--object-store-memory"), storing():
+        raise kind("x")
 
 
 def test_preemption_is_told_apart() -> None:
