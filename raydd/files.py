@@ -96,7 +96,7 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
             break
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise CheckpointError(f"{path}: line {number} is damaged (not a JSON object). Remove that line, or restore the file.")
@@ -108,8 +108,16 @@ def read_json(path: Path | str) -> Any:
     """The value in a JSON file. Raises `CheckpointError` naming the file when it is absent or damaged."""
     try:
         return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}).") from error
+
+
+def read_object(path: Path | str) -> dict[str, Any]:
+    """The JSON object in a file. Raises `CheckpointError` naming the file when it is absent, damaged or holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__} where an object is needed. Restore the file.")
+    return value
 
 
 def finite(value: Any) -> Any:

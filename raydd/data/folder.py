@@ -92,7 +92,7 @@ def _annotated(split: Path, classes: list[str]) -> Listing:
     for row, line in enumerate((split / ANNOTATIONS).read_text().splitlines(), 1):
         fields = line.split("\t")
         path = split / "images" / fields[0]
-        if len(fields) < 2 or fields[1] not in number or not path.is_file():
+        if len(fields) < 2 or fields[1] not in number or path.name != fields[0] or not path.is_file():
             raise DataError(f"{split / ANNOTATIONS} line {row}: needs the name of a file in images/ and a class of train/: {line!r}.")
         listing.append((path, number[fields[1]]))
     return listing

@@ -20,6 +20,7 @@ from raydd.data.files import data_root, locked
 from raydd.data.folder import folder_source
 from raydd.data.sources import source
 from raydd.data.types import Content, Picture, RawSplit, Source, SourceInfo
+from raydd.data.unpack import unpack
 from raydd.errors import DataError
 
 # Mean and std as DC, DSA and MTT use them (DatasetCondensation utils.py get_dataset). CIFAR-10's std is the mean of the
@@ -225,8 +226,6 @@ def _titles(words: Path) -> dict[str, str]:
 
 
 def _unpack_tiny(top: Path) -> None:
-    from torchvision.datasets.utils import extract_archive
-
     archives = [top.with_name(top.name + suffix) for suffix in (".zip", ".tar", ".tar.gz", ".tgz")]
     archive = next((path for path in archives if path.is_file()), None)
     if archive is None:
@@ -237,7 +236,7 @@ def _unpack_tiny(top: Path) -> None:
     try:
         with locked(archive), tempfile.TemporaryDirectory(dir=top.parent, prefix=".unpacking-") as scratch:
             if not (top / "train").is_dir():
-                extract_archive(str(archive), scratch)
+                unpack(archive, Path(scratch))
                 (Path(scratch) / top.name).rename(top)
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(f"--data=tiny-imagenet: {archive} cannot be unpacked ({error}); replace it, or unpack it by hand.") from error
