@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from raydd import artifact, pictures
 from raydd.config import Config
 from raydd.errors import RayddError
@@ -164,11 +166,10 @@ class TrialReports:
 
 
 def picture(result: artifact.Artifact) -> bytes:
-    """A PNG file: the first images of the first classes, one row for each class."""
-    labels, rows = result.synthetic.labels, []
-    for label in range(min(_CLASSES, len(result.classes))):
-        own = result.synthetic.images[labels == label][:_PER_CLASS]
-        rows.append(pictures.pixels(result.pixels(own)))
+    """A PNG file: the first images of the first classes, a column for each class, so that one image for each fills a line."""
+    labels, classes = result.synthetic.labels, range(min(_CLASSES, len(result.classes)))
+    columns = [pictures.pixels(result.pixels(result.synthetic.images[labels == label][:_PER_CLASS])) for label in classes]
+    rows = [np.stack([column[place] for column in columns if place < len(column)]) for place in range(max(map(len, columns)))]
     return pictures.png(pictures.grid(rows, _SCALE, _SCALE))
 
 

@@ -51,7 +51,8 @@ def sweep(question: Question, options: Options, arms: list[Arm]) -> int:
     working_folder(options.folder).mkdir(parents=True, exist_ok=True)
     arms = arms if question.space else drawn(arms, options.num_samples)
     orders = [outcome.order_for(plan, arm, seed) for arm in arms for seed in options.seeds]
-    names = sorted({name for given, _ in orders for name in given["settings"]} | {name for name, _ in _spaces(question, options)})
+    varied = {name for given, _ in orders for name in given["settings"]} | {name for name, _ in _spaces(question, options)}
+    names = sorted(varied - {"evaluation.every"})  # it follows from the steps
     storage.fetch(plan.runs, [order.run.name for _, order in orders if order.run])
     left = [pair for pair in orders if question.space or not outcome.is_finished(pair[1], plan.config(pair[0]))]
     if left:
