@@ -323,7 +323,7 @@ def test_staged_digits_rows(name: str) -> None:
 def test_digits_rows_for_comparison(name: str) -> None:
     recipe, base = load_recipe(name), load_recipe("digits-pdd-dm-ipc6" if "dm" in name else "digits-pdd-mtt-ipc6").config
     assert recipe.config == replace(override(base, DIGITS_COMPARED[name]), recipe=name)
-    assert ("Stages on digits" if "continual" in name else "measured: 3 seeds, 5 nets each") in recipe.expected
+    assert "measured: " in recipe.expected
     check(recipe.config)
 
 
