@@ -3,6 +3,7 @@
 Every run ends with the images of the undisturbed one, or the case fails. Seconds are from the stroke until the answer that it kept
 back had been computed by somebody else, so they hold the noticing (Ray's health checks, here about 1.5 s for a dead node and 6 s for one
 that does not answer), the start of whoever takes over, and the work itself. `total` is the whole run, with the starts of its actors.
+Rows of other cases that are in the file already stay.
 
     python benchmarks/recovery.py [--repeats 3] [--cases score update ...] [--json benchmarks/results/recovery.json]
 """
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the tests, which are no part of the installed package
 
@@ -21,6 +23,38 @@ from benchmarks.machine import described
 from tests.actors.case_process import case_process
 from tests.actors.fault_cases import ALERT, CASES
 from tests.commands import SMALL, raydd
+
+
+def _kept(path: Path | None, measured: set[str]) -> list[dict[str, Any]]:
+    """Rows of the file for cases that were not measured now."""
+    if path is None or not path.exists():
+        return []
+    return [row for row in json.loads(path.read_text())["rows"] if row["case"] not in measured]
+
+
+def written(arguments: argparse.Namespace, machine: dict[str, Any], found: dict[str, list[dict]], failed: list[dict]) -> None:
+    """Write what is known so far."""
+    rows = [
+        {
+            "case": case,
+            "load": machine["hardware"]["load_at_start"],
+            "n": len(answers),
+            **spread([answer["seconds"] for answer in answers if answer["seconds"] is not None]),
+            "total_mean": spread([answer["total"] for answer in answers])["mean"],
+        }
+        for case, answers in found.items()
+        if answers
+    ]
+    result = {
+        "question": "How soon does a run go on after a loss?",
+        **machine,
+        "load_after": round(os.getloadavg()[0], 2),
+        "settings": {"repeats": arguments.repeats, "health_checks": ALERT, "nodes": 4, "workers": 2},
+        "failed": failed,
+        "rows": [*_kept(arguments.json, {row["case"] for row in rows}), *rows],
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -42,27 +76,7 @@ def main() -> None:
                     except AssertionError as error:
                         failed.append({"case": case, "said": str(error)[-2000:]})
                         print(case, "failed", error, flush=True)
-    rows = [
-        {
-            "case": case,
-            "n": len(answers),
-            **spread([answer["seconds"] for answer in answers if answer["seconds"] is not None]),
-            "total_mean": spread([answer["total"] for answer in answers])["mean"],
-        }
-        for case, answers in found.items()
-        if answers
-    ]
-    result = {
-        "question": "How soon does a run go on after a loss?",
-        **machine,
-        "settings": {"repeats": arguments.repeats, "health_checks": ALERT, "nodes": 4, "workers": 2},
-        "load_after": round(os.getloadavg()[0], 2),
-        "failed": failed,
-        "rows": rows,
-    }
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+                    written(arguments, machine, found, failed)
     sys.exit(1 if failed else 0)
 
 

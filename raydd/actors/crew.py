@@ -5,6 +5,7 @@ program's own: it is raised here once, whole, and never tried again (`specs/ray.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from raydd.errors import WorkerError
 
 # Longest sleep inside Ray, so that due starts and silent workers are noticed.
 _TICK = 0.5
+# With one worker there, others are waited for this long: they may have lost their node.
+_COMPANY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,14 @@ class Crew:
         return bool(self._queue) or any(slot.calls for slot in self.slots)
 
     def wait_ready(self) -> None:
-        """Return once no worker is on its way: all live, but for those that were given up."""
-        while any(slot.state in (State.STARTING, State.RESTING) for slot in self.slots):
+        """Return once no worker is on its way: all live, but for those that were given up, and those that take much longer than the
+        first. These are taken in when they come.
+        """
+        end = math.inf
+        while any(slot.state in (State.STARTING, State.RESTING) for slot in self.slots) and time.monotonic() < end:
             self._turn(_TICK)
+            if end == math.inf and any(slot.state is State.LIVE for slot in self.slots):
+                end = time.monotonic() + _COMPANY_SECONDS
 
     def add(self, calls: list[Call]) -> None:
         """Queue calls; `poll` hands them out."""

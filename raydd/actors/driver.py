@@ -28,6 +28,8 @@ _KEPT_REPORTS = 10_000
 _POLL_SECONDS = 0.2
 # A driver that reports nothing for so long is taken for dead.
 _SILENCE_SECONDS = 300.0
+# After so long the user is told what is waited for.
+_WAITING_SECONDS = 30.0
 
 
 @ray.remote(concurrency_groups={"control": 2})
@@ -154,17 +156,21 @@ class _Client:
         driver = Driver.options(**actor_options(1, 0, self._group, 0)).remote()
         try:
             result, seen = driver.run.remote(self._run, self._group, attempt), 0
-            reports, answered = driver.reports.remote(seen), time.monotonic()
+            reports, answered, told = driver.reports.remote(seen), time.monotonic(), False
             while not ray.wait([result], timeout=_POLL_SECONDS)[0]:
                 self._heed_interrupts(driver)
                 self._lifeline.check()
                 # A driver that is busy or dying answers later or never; its result tells.
                 if ray.wait([reports], timeout=0)[0]:
                     seen = self._tell(reports, seen)
-                    reports, answered = driver.reports.remote(seen), time.monotonic()
+                    reports, answered, told = driver.reports.remote(seen), time.monotonic(), False
                 elif time.monotonic() - answered > _SILENCE_SECONDS:
                     # Its reports come from a thread of their own: a process that gives none is stopped or stuck, not busy.
                     raise GetTimeoutError(f"no report for {_SILENCE_SECONDS:g} s")
+                elif not told and time.monotonic() - answered > _WAITING_SECONDS:
+                    told = True
+                    text = "waits for a node that has room for it, is starting, or hangs; waiting"
+                    self._on_status({"phase": "warning", "text": f"The driver does not answer: it {text} up to {_SILENCE_SECONDS:g} s."})
             self._tell(driver.reports.remote(seen), seen)
             return ray.get(result)
         finally:

@@ -5,6 +5,7 @@ on which nothing runs, and three nodes of one CPU, for the driver and two worker
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -155,7 +156,13 @@ def node_frozen(nodes: Nodes, pid: int, place: Place) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A place, what happens there, and what is expected of it. `kinds` are the faults that the run must tell of, in any order."""
+    """A place, what happens there, and what is expected of it.
+
+    kinds    the faults that the run must tell of, in any order
+    company  wait in the run until every worker is there again
+    store    the experts: `shared`, a `copy` that nobody else adds to, or an `empty` store
+    full     what finds the disk full: the `run` folder or the `store`
+    """
 
     part: str
     strike: Strike | None
@@ -163,7 +170,7 @@ class Case:
     config: Config = CONFIG
     options: WorkerOptions = field(default_factory=lambda: WorkerOptions(pause=0.2))
     company: bool = False
-    own_store: bool = False
+    store: str = "shared"
     full: str = ""
 
 
@@ -174,8 +181,8 @@ CASES = {
     "update": Case("update", node_lost),
     "between": Case("between", node_lost),
     "advance": Case("advance", node_lost, config=with_networks("dreamplus", steps=7, dc__outer=3)),
-    "experts": Case("experts", node_lost, own_store=True),
-    "transition": Case("transition", node_lost, config=STAGED),
+    "experts": Case("experts", node_lost, store="empty"),
+    "transition": Case("transition", node_lost, config=STAGED, store="copy"),
     "evaluation": Case("evaluation", node_lost_and_replaced, config=EVALUATED, options=BESIDE_A_WORKER),
     "driver": Case("driver", node_lost_and_replaced, frozenset({"driver"})),
     "driver-evaluating": Case("evaluation", node_lost_and_replaced, frozenset({"driver"}), EVALUATED),
@@ -184,7 +191,7 @@ CASES = {
     "silent": Case("score", silent, frozenset({"silence"}), options=WorkerOptions(pause=0.2, answer_timeout=3.0)),
     "frozen": Case("score", node_frozen),
     "run-disk": Case("", None, frozenset(), full="run"),
-    "store-disk": Case("", None, frozenset(), own_store=True, full="store"),
+    "store-disk": Case("", None, frozenset(), store="empty", full="store"),
 }
 DEFAULTS = WorkerOptions(pause=0.2)
 
@@ -200,9 +207,12 @@ class Matrix:
         name = repr(config)
         if name not in self.undisturbed:
             path = self.folder / f"undisturbed-{len(self.undisturbed)}"
-            go(path, self.store, config)
+            go(path, self._copied(path.with_name(f"{path.name}-store")), config)
             self.undisturbed[name] = path
         return self.undisturbed[name]
+
+    def _copied(self, path: Path) -> Path:
+        return Path(shutil.copytree(self.store, path))
 
     def go(self, name: str) -> dict[str, Any]:
         """Run a case; {"seconds": from the strike to the answer that it had kept back, "total": of the whole run, "faults": kinds}."""
@@ -212,7 +222,7 @@ class Matrix:
         folder = self.folder / f"{self.count}-{name}"
         place, path = Place(folder / "place", case.part), folder / "run"
         place.arm()
-        store = folder / "store" if case.own_store else self.store
+        store = {"shared": self.store, "empty": folder / "store"}.get(case.store) or self._copied(folder / "store")
         started = time.monotonic()
         with self._striking(case, place) as struck:
             said = self._refused(case, path, store, place) if case.full else self._run(case, path, store, place)

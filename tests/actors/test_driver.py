@@ -43,10 +43,13 @@ def test_driver_that_dies_is_started_again_and_carries_on(tmp_path: Path) -> Non
 
 def test_driver_that_is_frozen_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydd.actors.driver._SILENCE_SECONDS", 12.0)
+    monkeypatch.setattr("raydd.actors.driver._WAITING_SECONDS", 6.0)
     reports = []
     result = drive(ToyRun(str(tmp_path / "count"), die_at=4, freeze=True), BUNDLES, reports.append)
     assert (result["attempt"], result["start"], result["count"]) == (2, 4, 10)
-    assert any("no report for 12 s" in report.get("text", "") for report in reports)
+    texts = [report.get("text", "") for report in reports]
+    assert any("The driver does not answer" in text and "waiting up to 12 s" in text for text in texts)
+    assert any("no report for 12 s" in text for text in texts)
 
 
 def test_driver_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:

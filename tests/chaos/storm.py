@@ -127,7 +127,7 @@ class Weather:
         chance = random.Random(f"{self.seed}-{number}")
         storm = Storm(number, chance.choice(list(RUNS)), chance.choice(PLACES) if self.nodes else "inline")
         expected, path = self.expected(storm.run), self.folder / f"storm-{number}"
-        store = self.folder / f"store-{number}" if chance.random() < 0.25 else self.store
+        store = self.folder / f"store-{number}" if chance.random() < 0.4 else self.store
         how = {"workers": 0} if storm.where == "inline" else {"workers": 2, "address": self.nodes.cluster.address, "max_restarts": 30}
         begin = command(path, store, RUNS[storm.run], checkpoint_every=chance.choice((3, 5, 10)), **how)
         started, watch, strokes = time.monotonic(), Watch(storm, path), chance.randint(1, 3)
