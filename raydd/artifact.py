@@ -23,6 +23,9 @@ from raydd.types import SyntheticSet
 KIND = "raydd-synthetic-set"
 FORMAT = 2
 _TRANSFORM = "transform."
+_KINDS = {
+    "classes": list, "dataset": str, "fingerprint": str, "config": dict, "step": int, "rule": str, "versions": dict,
+}  # fmt: skip
 _DETAILS = ("classes", "dataset", "fingerprint", "config", "step", "rule", "versions")
 
 
@@ -110,8 +113,11 @@ def read(path: Path | str) -> Artifact:
             decode=from_dict(Decoding, metadata["decode"], "decode."),
             step_sizes=tuple(size.item() for size in earlier),
         )
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(metadata[name], kind)]
+        if wrong or not all(isinstance(name, str) for name in artifact.classes):
+            raise ValueError(f"{(wrong or ['classes'])[0]} of the wrong type")
         _fit(artifact)
-    except (KeyError, ValueError, DataError, ConfigError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, DataError, ConfigError) as error:
         raise CheckpointError(f"{path}: is not a complete result file ({error}).") from error
     return artifact
 

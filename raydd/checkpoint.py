@@ -73,6 +73,8 @@ def _files(folder: Path | str) -> list[tuple[int, Path]]:
 
 
 def _check(path: Path, step: int, metadata: dict[str, Any], identity: dict[str, Any]) -> None:
+    if not all(isinstance(metadata.get(name), dict) for name in ("state", "identity")) or "step" not in metadata:
+        raise CheckpointError(f"{path}: does not hold the state of a run.")
     if metadata["step"] != step:
         raise CheckpointError(f"{path}: was renamed; it holds step {metadata['step']}.")
     # Through JSON, so that a tuple equals the list that it became in the file.

@@ -120,6 +120,15 @@ def read_object(path: Path | str) -> dict[str, Any]:
     return value
 
 
+def check_fields(path: Path | str, record: dict[str, Any], kinds: dict[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """The record, when it has all of these fields with values of these types. Raises `CheckpointError` naming the file and the field."""
+    for name, kind in kinds.items():
+        if not isinstance(record.get(name), kind):
+            found = type(record[name]).__name__ if name in record else "nothing"
+            raise CheckpointError(f"{path}: a record has {found} for {name!r}. Restore the file.")
+    return record
+
+
 def finite(value: Any) -> Any:
     """The same nested value with nan and infinities as None."""
     if isinstance(value, float):

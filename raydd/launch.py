@@ -17,7 +17,7 @@ from raydd.artifact import Artifact
 from raydd.config import Config, EvaluationConfig, Execution, flatten, from_dict
 from raydd.data import source_info
 from raydd.errors import ConfigError, DataError, ResourceError, StoreError
-from raydd.files import read_json
+from raydd.files import read_object
 from raydd.methods.base import DataFacts, check, method
 from raydd.models import build, named
 from raydd.plan import Plan
@@ -45,7 +45,7 @@ def distill(config: Config, execution: Execution | None = None, report: Report =
     execution = replace(execution, run=places.absolute(path), store=places.absolute(execution.store))
     _check(config, execution)
     setup = prepare(config, execution)
-    planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
+    planning.refuse_run(config, execution, setup.model, len(setup.dataset.train.labels))
     folder = RunFolder.create(execution.run, config, execution)
     folder.close()
     try:
@@ -92,7 +92,7 @@ def extend(
         raise ConfigError([f"--stages.add={stages} must be at least 1."])
     if not own_config.steps:
         raise ConfigError([f"--extend {run_path} adds stages, and that run has no steps: a selection has no stages. Use --resume."])
-    if not folder.result.exists() or not read_json(folder.result).get("complete"):
+    if not folder.result.exists() or not read_object(folder.result).get("complete"):
         name = shlex.quote(str(run_path))
         raise ConfigError([f"--extend {name} adds stages to a finished run, and this one is not. First: raydd distill --resume {name}."])
     changed = changed_settings(config, own_config, more_steps=False)

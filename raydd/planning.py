@@ -32,6 +32,12 @@ def refuse(plan: Plan | NetworkPlan) -> None:
         refuse_what_cannot_fit(plan)
 
 
+def refuse_run(config: Config, execution: Execution, model: FlatModel, train_images: int) -> None:
+    """Refuse a run whose workers exceed the free memory here. The machines of a cluster that is joined are not known."""
+    if execution.address == "local" or execution.workers == 0:
+        refuse(predicted(config, execution, model, train_images, timed=False))
+
+
 def plan_table(config: Config, plan: Plan | NetworkPlan) -> Table:
     """The prediction for people, within 80 columns."""
     table = Table(box=None, show_header=False)

@@ -44,7 +44,7 @@ def run(
     `report` receives the progress as dictionaries with a `phase`. Raises the errors of the parts; checkpoints stay usable.
     """
     setup = prepare(config, execution, lambda done, total: report({"phase": "data", "done": done, "total": total}))
-    planning.refuse(planning.predicted(config, execution, setup.model, len(setup.dataset.train.labels), timed=False))
+    planning.refuse_run(config, execution, setup.model, len(setup.dataset.train.labels))
     try:
         told = ready_curriculum(setup, services, report, should_stop)
     except Stopped:

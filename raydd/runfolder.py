@@ -28,7 +28,7 @@ from torch import Tensor
 from raydd.config import Config, Execution, from_dict, to_dict
 from raydd.environment import environment, versions
 from raydd.errors import CheckpointError, ConfigError, ResourceError
-from raydd.files import append_line, atomic_write_bytes, atomic_write_json, read_json, read_lines, sync
+from raydd.files import append_line, atomic_write_bytes, atomic_write_json, check_fields, read_lines, read_object, sync
 from raydd.mirror import KNOWN, LAST_PATIENCE, NOTES, PATIENCE, Mirror
 from raydd.ownership import TakenOver
 from raydd.places import is_uri, join, redacted, working_folder
@@ -206,7 +206,7 @@ class RunFolder:
 
         Raises `CheckpointError` or `ConfigError` when config.json is damaged.
         """
-        values = read_json(self.path / "config.json")
+        values = read_object(self.path / "config.json")
         try:
             return from_dict(Config, values["config"]), from_dict(Execution, values["execution"])
         except (TypeError, KeyError) as error:
@@ -215,7 +215,7 @@ class RunFolder:
     def update_config(self, config: Config) -> None:
         """Have config.json name the settings that the run is carried on with; how it was executed at first stays."""
         path = self.path / "config.json"
-        values = read_json(path)
+        values = read_object(path)
         if values["config"] != to_dict(config):
             atomic_write_json(path, {**values, "config": to_dict(config)})
 
@@ -229,7 +229,7 @@ class RunFolder:
 
     def read_evaluations(self) -> list[dict[str, Any]]:
         """Every record of evaluations.jsonl, oldest first. Raises `CheckpointError` when a line before the last is damaged."""
-        return read_lines(self.evaluations)
+        return [check_fields(self.evaluations, record, {"step": int, "kind": str}) for record in read_lines(self.evaluations)]
 
     def append_fault(self, step: int, kind: str, text: str) -> None:
         """Add what went wrong, and was mended, to faults.jsonl."""
@@ -244,7 +244,7 @@ class RunFolder:
         for path, last in ((self.metrics, step), (self.faults, step), (self.evaluations, step + 1)):
             if not path.exists():
                 continue
-            kept = [record for record in read_lines(path) if record["step"] <= last]
+            kept = [record for record in read_lines(path) if check_fields(path, record, {"step": int})["step"] <= last]
             atomic_write_bytes(path, "".join(json.dumps(r, separators=(",", ":")) + "\n" for r in kept).encode())
 
     def sync_records(self) -> None:
@@ -263,9 +263,10 @@ class RunFolder:
     def note_resumption(self, step: int, execution: Execution) -> None:
         """Record in environment.json that the run was taken up again after `step` steps: where, and with which execution settings."""
         path = self.path / "environment.json"
-        first = read_json(path) if path.exists() else {}
+        first = read_object(path) if path.exists() else {}
+        before = first.get("resumed", [])
         entry = {"step": step, "execution": to_dict(execution), **environment()}
-        atomic_write_json(path, {**first, "resumed": [*first.get("resumed", []), entry]})
+        atomic_write_json(path, {**first, "resumed": [*(before if isinstance(before, list) else []), entry]})
 
     def write_result(self, values: dict[str, Any]) -> None:
         """Write result.json: hash of the images, steps done, whether nothing is left to do, seconds, last evaluation, stages.

@@ -59,7 +59,17 @@ def unpacked(data: bytes, path: Path | str, kind: str, version: int) -> tuple[di
         raise CheckpointError(f"{path}: truncated or altered ({error}).") from error
     if _digest(kind, version, tensors, header["metadata"]) != header["sha256"]:
         raise CheckpointError(f"{path}: altered; its content does not have the sha-256 that it was written with.")
-    return tensors, json.loads(header["metadata"])
+    return tensors, _metadata(path, header["metadata"])
+
+
+def _metadata(path: Path | str, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error}).") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: its metadata is a {type(values).__name__} where an object is needed.")
+    return values
 
 
 def canonical(value: Any) -> str:
@@ -78,7 +88,7 @@ def _header(path: Path | str, data: bytes, kind: str, version: int) -> dict[str,
         header["metadata"], header["sha256"]
     except struct.error as error:
         raise CheckpointError(f"{path}: truncated ({len(data)} bytes).") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: truncated, altered, or not a file of raydd ({_reason(error)}).") from error
     if found != kind:
         raise CheckpointError(f"{path}: is a {found}, not a {kind}.")

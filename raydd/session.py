@@ -14,9 +14,9 @@ import torch
 from raydd import artifact, checkpoint
 from raydd.config import to_dict
 from raydd.distill import Record, State, is_done, next_stage
-from raydd.errors import ConfigError
+from raydd.errors import CheckpointError, ConfigError
 from raydd.evaluate import rate
-from raydd.files import read_json
+from raydd.files import check_fields, read_object
 from raydd.progressive import first_step, joined, total_steps, up_to
 from raydd.report import write_report
 from raydd.runfolder import RunFolder, images_sha256
@@ -82,6 +82,7 @@ class Session:
         for warning in found.warnings:
             self._report({"phase": "warning", "text": f"{warning} Carrying on from {found.path.name}."})
         self._refuse_fewer_steps(found.step)
+        _check_state(found)
         self._warn_of_rounding(found.state["rounding"])
         state = state_from(found.tensors, found.state, found.step)
         self._stage_hashes, self.links = found.state["stage_hashes"], tuple(found.state["links"])
@@ -107,8 +108,8 @@ class Session:
     def _warn_of_rounding(self, before: dict[str, Any]) -> None:
         now = _rounding(self._setup)
         for name in now:
-            if now[name] != before[name]:
-                text = f"--{name} {now[name]} where the run had {before[name]}: equal up to rounding, not bit for bit."
+            if now[name] != before.get(name):
+                text = f"--{name} {now[name]} where the run had {before.get(name)}: equal up to rounding, not bit for bit."
                 self._report({"phase": "warning", "text": text})
 
     def _rewind(self, step: int) -> None:
@@ -129,7 +130,7 @@ class Session:
             self._folder.note_resumption(self._resumed_at, self._setup.execution)
         self._folder.update_config(self._setup.config)
         if self._folder.result.exists() and not is_done(self._setup.config, self.state):
-            self._folder.write_result({**read_json(self._folder.result), "complete": False})
+            self._folder.write_result({**read_object(self._folder.result), "complete": False})
 
     def submit_waiting(self) -> None:
         """Start the evaluations that were due before the first step of this session."""
@@ -316,6 +317,27 @@ class Session:
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
+
+
+def _check_state(found: checkpoint.Checkpoint) -> None:
+    """Raise `CheckpointError` for a checkpoint whose seal is good and whose content no session has written."""
+    check_fields(found.path, found.state, {"rounding": dict, "stage_hashes": list, "links": list, "seconds": (int, float), "pending": list})
+    for entry in found.state["pending"]:
+        check_fields(found.path, {"pending": entry}, {"pending": dict})
+        check_fields(found.path, entry, {"step": int, "kind": str, "rates": list})
+        if _name(entry) not in found.tensors:
+            raise CheckpointError(f"{found.path}: lacks the images of an evaluation.")
+    for name, kind in (("links", dict), ("stage_hashes", str)):
+        for entry in found.state[name]:
+            check_fields(found.path, {name: entry}, {name: kind})
+    if len(found.state["links"]) > len(found.state["stage_hashes"]):
+        raise CheckpointError(f"{found.path}: names more start networks than stages before.")
+    if "initial_images" not in found.tensors:
+        raise CheckpointError(f"{found.path}: lacks the initial images.")
+    try:
+        state_from(found.tensors, found.state, found.step)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{found.path}: does not hold the state of a run ({error}).") from error
 
 
 def _name(entry: dict[str, Any]) -> str:

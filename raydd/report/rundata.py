@@ -10,10 +10,14 @@ from raydd import artifact
 from raydd.artifact import Artifact
 from raydd.config import Config, Execution
 from raydd.errors import CheckpointError
-from raydd.files import read_json, read_lines
+from raydd.files import check_fields, read_json, read_lines, read_object
 from raydd.report.full_data import FullData, full_data
 from raydd.runfolder import RunFolder
 
+_STEP = {"step": int, "candidates": list, "seconds": dict}
+_EVALUATION = {"step": int, "accuracy_mean": float, "accuracy_std": float}
+_FAULT = {"step": int, "kind": str, "text": str}
+_RESULT = {"steps": int, "seconds": (int, float), "images_sha256": str}
 PARTS = ("score", "prepare", "update", "train", "transfer", "total")
 
 
@@ -71,7 +75,7 @@ def read_run(path: Path | str) -> RunData:
     run = RunFolder.view(path)
     config, execution = run.settings()
     problems: list[str] = []
-    evaluations = read_lines(run.evaluations)
+    evaluations = [check_fields(run.evaluations, record, _EVALUATION) for record in read_lines(run.evaluations)]
     # A resumed run may evaluate a step again; the later record counts.
     synthetic = {record["step"]: record for record in evaluations if record.get("kind", "synthetic") == "synthetic"}
     random = [record for record in evaluations if record.get("kind") == "random"]
@@ -82,17 +86,32 @@ def read_run(path: Path | str) -> RunData:
         objective=read_json(selected)["method"] if (selected := run.path / "selected.json").exists() else config.method,
         config=config,
         execution=execution,
-        environment=read_json(environment) if environment.exists() else {},
-        steps=steps_of(read_lines(run.metrics)),
+        environment=_environment(environment) if environment.exists() else {},
+        steps=steps_of([_step(run.metrics, record) for record in read_lines(run.metrics)]),
         evaluations=[synthetic[step] for step in sorted(synthetic)],
         random=random[-1] if random else None,
-        faults=read_lines(run.faults),
-        result=read_json(run.result) if run.result.exists() else None,
+        faults=[check_fields(run.faults, record, _FAULT) for record in read_lines(run.faults)],
+        result=check_fields(run.result, read_object(run.result), _RESULT) if run.result.exists() else None,
         artifact=found,
         problems=problems,
         curriculum=read_json(curriculum) if staged and curriculum.exists() else None,
         full=full_data(config, execution, found) if staged and found is not None else None,
     )
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    found = read_object(path)
+    check_fields(path, {"resumed": [], "versions": {}, **found}, {"resumed": list, "versions": dict})
+    for entry in found.get("resumed", []):
+        check_fields(path, {"entry": entry}, {"entry": dict})
+    return found
+
+
+def _step(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    check_fields(path, {"seconds": {}, **record}, _STEP)
+    for candidate in record["candidates"]:
+        check_fields(path, {"candidate": candidate}, {"candidate": dict})
+    return record
 
 
 def steps_of(records: list[dict[str, Any]]) -> Steps:
