@@ -45,7 +45,7 @@ class Traffic:
 class Transport:
     """What sending costs: seconds for each round, each call and each byte.
 
-    `trip` are the seconds to another node and back, and `trips` how often a round goes there; both 0 for workers on the driver's node.
+    With workers on other nodes `trip` are the seconds to one and back: a round takes `trips` of them, and every `window` bytes one more.
     """
 
     round: float
@@ -53,10 +53,12 @@ class Transport:
     byte: float
     trip: float = 0.0
     trips: float = 0.0
+    window: float = math.inf
 
     def seconds(self, traffic: Traffic) -> float:
         """Of the traffic of one step."""
-        return traffic.rounds * (self.round + self.trips * self.trip) + traffic.calls * self.call + traffic.size * self.byte
+        away = self.trip * (traffic.rounds * self.trips + traffic.size / self.window)
+        return traffic.rounds * self.round + traffic.calls * self.call + traffic.size * self.byte + away
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class StepTime:
         return self.score + self.update + self.train + self.transport
 
 
-# Workers on the driver's machine: benchmarks/scaling.py, two AMD EPYC cores, Ray 2.60 (benchmarks/results/scaling.json).
-LOCAL = Transport(round=2.0e-3, call=0.7e-3, byte=0.6e-9)
+# Workers on the driver's machine, nothing else running: two AMD EPYC cores, Ray 2.60 (`idle` in benchmarks/results/scaling.json).
+LOCAL = Transport(round=1.86e-3, call=1.16e-3, byte=1.93e-10)
 
 
 def busiest(candidates: int, workers: int, cores: int) -> float:
