@@ -21,6 +21,7 @@ from raydd.data import Dataset, Transform, load
 from raydd.data.classes import class_numbers, spelled
 from raydd.decode import training_images
 from raydd.errors import CheckpointError, ConfigError
+from raydd.experts.starts import TRAINED_LIKE
 from raydd.files import atomic_write_json, read_json
 from raydd.launch import Report, changed_settings, distill, resume, services_for, stop_on_signals
 from raydd.run import identity
@@ -184,8 +185,13 @@ def _finished(folder: Path, config: Config) -> Artifact | None:
 
 
 def _mark(config: Config, sha256: str) -> dict[str, Any]:
-    """What a finished phase is known by: how far it was to go, and its images."""
-    return {"steps": config.steps, "stages": config.stages.count, "images_sha256": sha256}
+    """What a finished phase is known by: how far it was to go, its images, and how its start networks were trained.
+
+    These train as the evaluation does, which is no part of a run's identity; other phases must not train theirs otherwise.
+    """
+    stages = config.stages
+    starts = {name: getattr(config.evaluation, name) for name in TRAINED_LIKE} if stages.count > 1 and stages.transition else None
+    return {"steps": config.steps, "stages": stages.count, "images_sha256": sha256, "starts": starts}
 
 
 def _of_artifact(order: Order, phase: int, found: Artifact) -> Kept:

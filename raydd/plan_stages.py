@@ -63,7 +63,7 @@ def _counted(config: Config, model: FlatModel, stage: int) -> Transition:
     entry, networks = method(config.method), _groups(config) * config.experts.together
     decoding = entry.decoding(config)
     whole = replace(decoding, kind="single") if decoding.kind == "bound" else decoding  # as training takes them
-    images = model.classes * count(whole, config.ipc * (stage - 1))
+    images = model.classes * count(whole, config.ipc * (stage - 1 if config.stages.conditioning else 1))
     epochs = needed_epochs(config) if entry.networks is None else 0
     kept = 1 + (epochs + 1 if epochs else 0)
     return Transition(stage, networks, link_settings(config, model, images).passes(), images, epochs, networks * kept * model.size * 4)

@@ -16,9 +16,11 @@ class StagesConfig:
     count: int = 1
     """P, stages; 1 is the base method. `ipc` and `steps` are those of each stage."""
     transition: bool = True
-    """Later stages start from networks trained on the images so far. False: from fresh networks, mtt from later epochs of its experts."""
+    """Later stages start from networks trained on the images so far. False: from fresh networks, mtt from later epochs of its experts.
+    `transition_epochs`, `networks` and `real_lr` then say nothing."""
     conditioning: bool = True
-    """The images of earlier stages take part in the matching. False: each stage is matched alone."""
+    """The images of earlier stages take part in the matching. False: each stage is matched alone, and start networks are trained on the
+    images of one stage after the other alone."""
     transition_epochs: int | None = None
     """Epochs of a start network on the images so far, at each stage. Default: mtt 1000; idc, dream, dreamplus 200; others 500."""
     networks: int = 20
@@ -77,11 +79,15 @@ def stage_problems(config: Any) -> list[str]:
     stages, found = config.stages, []
     if stages.count > 1 and not config.steps:
         found.append("--steps=0 with --stages.count above 1: a stage needs steps. Give --steps, or one stage.")
-    if stages.frozen_lr_scale and not stages.conditioning:
-        found.append(
-            f"--stages.frozen_lr_scale={stages.frozen_lr_scale:g} moves the images of earlier stages, which --no-stages.conditioning "
-            "leaves out. Use one of the two."
-        )
+    if stages.frozen_lr_scale > 1:
+        found.append(f"--stages.frozen_lr_scale={stages.frozen_lr_scale:g} is a share of the rate of the stage's own images: 0 to 1.")
+    without = [
+        (bool(stages.frozen_lr_scale), f"frozen_lr_scale={stages.frozen_lr_scale:g} moves the images of earlier stages, which"),
+        (stages.scale_lr, "scale_lr makes up for the earlier images in the mean, which"),
+        (stages.batch_mode == "new_first", "batch_mode=new_first fills batches up with earlier images, which"),
+    ]
+    if not stages.conditioning:
+        found += [f"--stages.{what} --stages.no_conditioning leaves out. Use one of the two." for given, what in without if given]
     if stages.frozen_lr_scale and stages.batch_mode == "new_first":
         found.append("--stages.batch_mode=new_first puts earlier images behind the stage's own, but --stages.frozen_lr_scale moves both.")
     if config.method != "mtt" and stages.batch_mode != "union_chunks":

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raydd import curriculum_scores
-from raydd.config import needed_epochs
 from raydd.errors import ConfigError, StoreError
 from raydd.experts.build import open_store, store_root, train_missing
 from raydd.experts.jobs import Progress, RunJobs
-from raydd.experts.starts import Link, StartsPlace, build_starts, links
+from raydd.experts.starts import TRAINED_LIKE, Link, StartsPlace, build_starts, links
 from raydd.experts.store import Store
 from raydd.methods import method
 from raydd.progressive import of_stage
@@ -103,8 +102,8 @@ def refuse_other_links(setup: Setup, finished: Sequence[SyntheticSet], known: Se
             raise ConfigError(
                 [
                     f"--evaluation: the networks that stage {stage} started from were trained as the run's evaluation did then, and now "
-                    f"{' and '.join(changed)} would differ. Keep protocol, lr, momentum, weight_decay, batch_size, augment, strategy and "
-                    "cutmix, or evaluate the result otherwise with raydd evaluate."
+                    f"{' and '.join(changed)} would differ. Keep {', '.join(TRAINED_LIKE[:-1])} and {TRAINED_LIKE[-1]}, or "
+                    "evaluate the result otherwise with raydd evaluate."
                 ]
             )
 
@@ -112,11 +111,9 @@ def refuse_other_links(setup: Setup, finished: Sequence[SyntheticSet], known: Se
 def stage_experts(setup: Setup, starts: StartsPlace, run_jobs: RunJobs, progress: Callable[[Progress], None]) -> Store:
     """The store of the experts that begin as these networks and train on the real data of `setup`; trains what is missing.
 
-    They are as long as the stage reads: `experts.epochs` is for those of the first stage.
+    They are as long as the stage reads, at a constant rate: `experts.epochs` and `experts.decay` are for those of the first stage.
     """
-    experts = setup.config.experts
-    epochs = None if experts.epochs is None else needed_epochs(setup.config)
-    config = replace(setup.config, experts=replace(experts, count=starts.count, epochs=epochs))
+    config = replace(setup.config, experts=replace(setup.config.experts, count=starts.count, epochs=None, decay=False))
     store = open_store(config, starts.root, setup.dataset, starts=starts)
     train_missing(config, setup.dataset, setup.transform, store, run_jobs, progress, setup.execution, starts, setup.stage)
     return store

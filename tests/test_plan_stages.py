@@ -79,6 +79,8 @@ def test_memory_and_steps_are_those_of_the_last_stage() -> None:
     assert (one.images, three.images) == (8, 24) and one.batch == three.batch == 8
     assert predicted(settings(stages__batch_mode="new_first"), INLINE, model(), 200, timed=False).batch == 16
     assert predicted(settings(stages__conditioning=False), INLINE, model(), 200, timed=False).images == 8
+    alone = transitions(settings(stages__count=3, stages__conditioning=False), INLINE, model(), 200, timed=False)
+    assert [one.images for one in alone] == [8, 8]
     dm = [predicted(settings(stages__count=count, method="dm"), INLINE, model(), 200, timed=False) for count in (1, 3)]
     assert [found.synthetic for found in dm] == [2, 6] and [found.images for found in dm] == [8, 24]
     assert step_text(settings(steps=10), 0.5) == "0.5 s; 10 steps in each of 3 stages 15.0 s"

@@ -36,7 +36,7 @@ def test_every_setting_has_its_row_and_default() -> None:
         if isinstance(default, bool):
             assert shown == ("on" if default else "off"), field.name
         elif default is not None:
-            assert shown.strip("`") == f"{default:g}" if isinstance(default, (int, float)) else default, field.name
+            assert shown.strip("`") == (f"{default:g}" if isinstance(default, int | float) else default), field.name
     assert rows.keys() == {field.name for field in fields(StagesConfig)} | {"ipc"}
 
 

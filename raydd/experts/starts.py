@@ -35,6 +35,8 @@ from raydd.types import SyntheticSet
 PURPOSE = "start"
 _EPOCHS = {"mtt": 1000, "idc": 200, "dream": 200, "dreamplus": 200}
 _OTHER_EPOCHS = 500
+TRAINED_LIKE = ("protocol", "lr", "momentum", "weight_decay", "batch_size", "augment", "strategy", "cutmix")
+"""The settings of `evaluation` that decide start networks, which are trained as an evaluation trains."""
 
 
 @dataclass(frozen=True)

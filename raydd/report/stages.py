@@ -100,9 +100,10 @@ def settings(run: RunData) -> list[tuple[str, str]]:
     if stages.transition:
         networks = "each expert's network" if over_experts else f"{stages.networks} networks"
         then = f", then on the real images at {stages.real_lr:g}" if over_experts else ""
-        rows.append(("later stages start from", f"{networks}, trained {transition_epochs(config)} epochs on the images so far{then}"))
+        on = "the images so far" if stages.conditioning else "each earlier stage's own images in turn"
+        rows.append(("later stages start from", f"{networks}, trained {transition_epochs(config)} epochs on {on}{then}"))
     else:
-        rows.append(("later stages start from", "later epochs of the same experts" if over_experts else "fresh networks"))
+        rows.append(("later stages start from", "later epochs of the experts" if over_experts else "fresh networks"))
     rows.append(("images of earlier stages", _earlier(run)))
     rows.append(("image learning rate", "multiplied by the stage's number" if stages.scale_lr else "the same in every stage"))
     if over_experts:

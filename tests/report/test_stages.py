@@ -113,7 +113,7 @@ def test_shares_of_a_curriculum_and_settings_in_words(run: RunData) -> None:
     assert [row.share for row in stages.table(changed)[1:]] == ["10.0%", "20.0%", "30.0%"]
     assert dict(stages.settings(changed)) == {
         "stages": "3 of 2 images per class and 20 steps each",
-        "later stages start from": "later epochs of the same experts",
+        "later stages start from": "later epochs of the experts",
         "images of earlier stages": "move at 0.1 times the rate",
         "image learning rate": "multiplied by the stage's number",
         "inner batches": "the stage's own images, filled up with earlier ones",
