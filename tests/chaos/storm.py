@@ -98,7 +98,8 @@ class Watch:
         self.steps = now
         life = len(self._storm.codes)
         for kill in self._storm.kills:
-            if kill.recovery is None and now > kill.step:
+            # What is asked to stop takes a step more at most; it goes on in the next life.
+            if kill.recovery is None and now > kill.step and not (kill.victim in SIGNALS and kill.life == life):
                 kill.recovery = time.monotonic() - max(self._since[id(kill)], self._begun)
                 kill.survived = kill.life == life
         return now
@@ -148,9 +149,10 @@ class Weather:
         watch.new_life()
         with _started(arguments, path) as process:
             while strokes > 0 and victim not in SIGNALS and self._moment(process, chance, watch):
-                victim, strokes = chance.choice(VICTIMS[storm.where]), strokes - 1
+                victim = chance.choice(VICTIMS[storm.where])
                 kill = Kill(victim, watch.look(), life)
                 if self._strike(process, victim, chance):
+                    strokes -= 1
                     watch.struck(kill)
             code = _ended(process, watch.look)
         self._all_nodes()
@@ -178,7 +180,8 @@ class Weather:
             process.send_signal(SIGNALS[victim])
         elif victim == "node":
             self._all_nodes()
-            self.nodes.cluster.remove_node(chance.choice(self.nodes.cluster.worker_nodes), allow_graceful=False)
+            eldest_first = sorted(self.nodes.cluster.worker_nodes, key=lambda node: node.all_processes["raylet"][0].process.pid)
+            self.nodes.cluster.remove_node(chance.choice(eldest_first), allow_graceful=False)
             self._add_nodes()
         else:
             actors = self.nodes.actors(ACTORS[victim])
