@@ -312,6 +312,15 @@ def test_what_is_kept(finished: tuple[Path, commands.Outcome]) -> None:
     assert learned != [(0.01,)] * 2 and all([one.rates for one in sources[name].of(1)] == learned for name in ("random", "herding"))
 
 
+def test_phases_whose_start_networks_were_trained_otherwise_are_refused(tmp_path: Path, no_report: None) -> None:
+    """They train as the evaluation does, so that phases would come from two kinds of networks."""
+    staged = ("--stages.count", "2", "--stages.networks", "1", "--stages.transition_epochs", "1", "--baselines", "")
+    assert continual(tmp_path / "run", *staged).code == 0
+    assert continual(tmp_path / "run", *staged, "--evaluation.epochs", "4").code == 0  # trains the networks anew, and nothing else
+    told = continual(tmp_path / "run", *staged, "--evaluation.lr", "0.02").refusal()
+    assert "the networks that stage 2 started from were trained as the run's evaluation did then" in told
+
+
 def test_repeated_it_only_makes_what_is_missing(
     finished: tuple[Path, commands.Outcome], tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

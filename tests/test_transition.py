@@ -76,6 +76,13 @@ def test_a_later_stage_of_mtt_matches_experts_of_its_own(base: Setup, tmp_path: 
     assert resources(setup, 3, reports[:0]).experts.key == found.experts.key
 
 
+def test_experts_of_later_stages_have_a_constant_rate(base: Setup, tmp_path: Path) -> None:
+    """However long those of the first stage are, and wherever their rate drops."""
+    plain = resources(of(base, tmp_path), 2).experts
+    longer = resources(of(base, tmp_path, experts__epochs=4, experts__decay=True), 2).experts
+    assert longer.key == plain.key and longer.epochs(0) == plain.epochs(0) == 1
+
+
 def test_the_first_stage_and_no_transition_keep_the_experts(base: Setup, tmp_path: Path) -> None:
     setup = of(base, tmp_path)
     own = build_experts(setup, InlineServices(setup.device), lambda report: None)
