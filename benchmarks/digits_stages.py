@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from digits_stages_runs import BASES, MODES, MOVED, NARROW, SPLITS, VARIANTS, Order, orders, parts, splits, wanted
 from digits_stages_tables import PAPER, WORDS, draw, learned, markdown, of_paper, spread
 
 import raydd
@@ -34,52 +35,10 @@ from raydd.setup import Evaluator, prepare, random_job, synthetic_job
 from raydd.stage_files import stage_path
 
 RESULTS = Path(__file__).parent / "results"
-MODES = ("progressive", "union", "sequential")
-TABLES = ("ablation", "split", "curriculum", "continual", "long")
-BASES = {"mtt": "MTT", "idc": "IDC"}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "pdd": {},
-    "no_transition": {"stages.transition": False},
-    "no_conditioning": {"stages.conditioning": False},
-    "short": {},
-    "full": {},
-    "scaled": {"stages.scale_lr": True},
-    "moved": {"stages.scale_lr": True, "idc.lr_img": 0.03},
-    "curriculum": {"curriculum.scores": "forgetting", "curriculum.quantiles": True},
-}
+TABLES = ("ablation", "split", "curriculum", "continual", "narrow", "long")
 PROTOCOLS = ("scratch", "sequential", "sequential+kd")
 SHARED: dict[str, Any] = {"evaluation.at_end": False, "evaluation.samples": 1}
-SPLITS = {
-    (1, "pdd"): "",
-    (1, "short"): ", a third of the steps",
-    (2, "pdd"): "",
-    (3, "pdd"): "",
-    (3, "scaled"): ", rate times stage",
-    (3, "moved"): ", rate times stage, thrice",
-    (6, "pdd"): "",
-    (6, "full"): ", twice the steps",
-}
-REASONS = ("short", "full", "scaled", "moved")
-# As far as its own images move in one stage of all steps. The mean over n images divides each one's gradient by n, and IDC multiplies its
-# rate by ipc / 10 besides, so a later stage moves its images less, and less again in fewer steps.
-MOVED = {"idc": "moved", "mtt": "scaled"}
 LONG = 4
-
-
-@dataclass(frozen=True)
-class Order:
-    """One run: `stages` of `ipc` images per class each."""
-
-    base: str
-    stages: int
-    ipc: int
-    variant: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Its folder below --work."""
-        return f"{self.base}-{self.stages}x{self.ipc}-{self.variant}-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -135,7 +94,7 @@ def measure(bench: Bench) -> None:
 
 
 def _measure_runs(bench: Bench, base: str, seed: int, reasons: bool) -> None:
-    for order in orders(bench, base, seed, reasons):
+    for order in orders(bench.options.tables, base, seed, reasons):
         made(bench, order)
         for what in wanted(order):
             measured(bench, order, **what)
@@ -152,33 +111,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only-write", action="store_true", help="make the tables of what is there, and leave the other rows out")
     parser.add_argument("--results", default=str(RESULTS), help="folder of the three result files")
     return parser.parse_args()
-
-
-def orders(bench: Bench, base: str, seed: int, reasons: bool) -> list[Order]:
-    """The runs of a seed: those that several tables share first."""
-    tables = bench.options.tables
-    kinds = [(3, "pdd")]
-    kinds += [(3, variant) for variant in ("no_transition", "no_conditioning") if "ablation" in tables]
-    kinds += [(3, "curriculum")] if "curriculum" in tables else []
-    kinds += [kind for kind in splits(base) if "split" in tables and kind not in kinds]
-    return [Order(base, stages, 6 // stages, variant, seed) for stages, variant in kinds if (variant in REASONS) == reasons]
-
-
-def splits(base: str) -> list[tuple[int, str]]:
-    """Stages and variants of Table 5; what moves as far with one base does not with the other."""
-    return [kind for kind in SPLITS if kind[1] != "moved" or MOVED[base] == "moved"]
-
-
-def wanted(order: Order) -> Iterator[dict[str, Any]]:
-    """The evaluations of a run: after which stage, how, and of what."""
-    last = order.stages
-    if order.variant == "pdd" and last == 3:
-        yield {"stage": 1, "mode": "progressive"}
-        yield from ({"stage": stage, "mode": mode} for stage, mode in product((2, 3), MODES))
-        yield {"stage": last, "mode": "progressive", "kind": "random"}
-        return
-    for stage in (2, 3) if order.variant in ("no_transition", "no_conditioning") else (last,):
-        yield {"stage": stage, "mode": "progressive"}
 
 
 def made(bench: Bench, order: Order) -> None:
@@ -273,6 +205,7 @@ def write(bench: Bench) -> None:
     options, results = bench.options, Path(bench.options.results)
     tables = {"stages": stages_rows(bench)}
     makers = {"long": long_rows, "ablation": ablation_rows, "split": split_rows, "curriculum": curriculum_rows, "continual": continual_rows}
+    makers["narrow"] = narrow_rows
     tables |= {name: make(bench) for name, make in makers.items() if name in options.tables}
     tables = {name: [row for row in rows if row["n"]] for name, rows in tables.items()}
     tables = {name: rows for name, rows in tables.items() if rows}
@@ -347,6 +280,16 @@ def ablation_rows(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
+def narrow_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Tables 4 and 5 once more, where one stage is shown no more than the first two epochs of the experts."""
+    kinds = [(1, "narrow", "one stage")] + [(3, name, WORDS[name.replace("narrow_", "").replace("narrow", "pdd")]) for name in NARROW]
+    rows = []
+    for stages, variant, words in kinds if "mtt" in bench.options.bases else []:
+        found = pooled(bench, "mtt", stages, variant, stage=stages, mode="progressive")
+        rows.append({"base": "MTT", "stages x images": f"{stages} x {6 // stages}", "variant": words, **found})
+    return rows
+
+
 def split_rows(bench: Bench) -> list[dict[str, Any]]:
     """Table 5: six images per class in one to six stages."""
     rows = []
@@ -360,13 +303,12 @@ def split_rows(bench: Bench) -> list[dict[str, Any]]:
 
 
 def curriculum_rows(bench: Bench) -> list[dict[str, Any]]:
-    """Table 6: each stage distils all images, or a third of them by how often they are forgotten."""
+    """Table 6: each stage distils all images, or part of them by how often they are forgotten."""
     rows = []
     for base in bench.options.bases:
-        for variant in ("pdd", "curriculum"):
+        for variant, words in parts(base).items():
             found = pooled(bench, base, 3, variant, stage=3, mode="progressive")
-            paper = of_paper(base, PAPER["curriculum"][variant])
-            words = {"pdd": "all images at every stage", "curriculum": "easy to hard, a third each"}[variant]
+            paper = of_paper(base, PAPER["curriculum"].get(variant, ""))
             rows.append({"base": BASES[base], "real images": words, **found, "paper": paper})
     return rows
 

@@ -24,13 +24,14 @@ PAPER = {
         ("no_conditioning", 2): "67.9", ("no_conditioning", 3): "69.8",
     },
     "split": {1: "1 x 10: 65.3", 2: "2 x 5: 65.5", 3: "5 x 2: 66.9", 6: "10 x 1: 64.4"},
-    "curriculum": {"pdd": "71.5", "curriculum": "71.6 (55.8 % of the images)"},
+    "curriculum": {"pdd": "71.5", "bins": "71.6 (55.8 % of the images)"},
     "continual": {"PDD+MTT": "61.2, .., 45.1", "MTT": "55.7, .., 41.2", "herding": "48.4, .., 33.1"},
 }  # fmt: skip
 WORDS = {"pdd": "transition and conditioning", "no_transition": "no transition", "no_conditioning": "no conditioning"}
 TITLES = {
     "stages": "Stages and training on them, two images per class each (Table 3)",
     "long": "Three stages, networks trained four times as long",
+    "narrow": "MTT over the first two epochs of its experts alone, six images per class in all",
     "ablation": "Transition and conditioning, two images per class and stage (Table 4)",
     "split": "Six images per class in all (Table 5)",
     "curriculum": "Forgetting curriculum, 3 x 2 (Table 6)",

@@ -26,4 +26,5 @@ def prepare(threads: int, deterministic: bool, tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic
-    torch.use_deterministic_algorithms(deterministic)
+    # The same as torch.use_deterministic_algorithms, which would import the compiler: most of a second for every worker.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
