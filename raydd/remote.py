@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pyarrow import fs
 
 from raydd.errors import ResourceError
+from raydd.files import atomic_write_bytes
 from raydd.places import first_line, opened, redacted
 
 
@@ -32,8 +33,9 @@ class Remote:
     def write(self, name: str, data: bytes) -> None:
         """Put a file, replacing what is there."""
         with self._reported(name, f"written ({len(data):,} bytes)"):
-            if isinstance(self._fs, fs.LocalFileSystem):
-                self._fs.create_dir(self._at(name).rpartition("/")[0], recursive=True)
+            if isinstance(self._fs, fs.LocalFileSystem):  # which shows a file from its first byte on, unlike an object store
+                atomic_write_bytes(self._at(name), data)
+                return
             with self._fs.open_output_stream(self._at(name)) as file:
                 file.write(data)
 

@@ -72,7 +72,7 @@ def base(name: str) -> Config:
 def test_one_stage_is_the_base_method(name: str, store: Path, tmp_path: Path) -> None:
     """Whatever the settings of stages say, and against the base method written out."""
     config, entry = base(name), method(name)
-    stages = {"stages__conditioning": False, "stages__scale_lr": True, "stages__networks": 3, "stages__transition_epochs": 1}
+    stages = {"stages__transition": False, "stages__scale_lr": True, "stages__networks": 3, "stages__transition_epochs": 1}
     result = go(tmp_path / "run", store, but(config, stages__count=1, **stages))
     assert result["complete"] and "stages" not in result
     found = artifact.read(tmp_path / "run" / "synthetic.safetensors").synthetic
