@@ -7,24 +7,41 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from raydd.actors.cluster import connect, disconnect
 from raydd.actors.driver import drive
 from raydd.actors.growth import LIMIT
 from tests.actors.ray_toys import ToyRun
-from tests.actors.several_nodes import STORE, nodes
 
 WANTED = [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}]
+STORE = 80 * 2**20
 MISSING = "waiting for the cluster to grow: --workers=2 asks for 3 CPUs, 1 there now, up to 3 possible"
+
+
+@contextmanager
+def head() -> Iterator[Cluster]:
+    """A head of one CPU on this machine, and this process connected to it."""
+    settings = {"num_cpus": 1, "resources": {"driver": 1}, "include_dashboard": False, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args=settings)
+    connection = connect(cluster.address)
+    try:
+        yield cluster
+    finally:
+        disconnect(connection)
+        cluster.shutdown()
 
 
 def grow(folder: Path) -> None:
     """Two nodes join, one after the other, once the run has said that it waits."""
-    with nodes(head_cpus=1, others=0) as cluster:
+    with head() as cluster:
         told: list[str] = []
 
         def follow(status: dict[str, Any]) -> None:
@@ -40,7 +57,7 @@ def grow(folder: Path) -> None:
 
 def interrupt(folder: Path) -> None:
     """Ctrl-C ends the waiting, and nothing is asked of the cluster any more."""
-    with nodes(head_cpus=1, others=0):
+    with head():
 
         def follow(status: dict[str, Any]) -> None:
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
