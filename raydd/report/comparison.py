@@ -6,24 +6,21 @@ Source: the PDD paper, Tables 3 to 6; DynaDistill's Table 1.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from raydd.config import flatten, to_dict
-from raydd.environment import versions
 from raydd.errors import ConfigError
 from raydd.files import atomic_write_bytes
 from raydd.report import tables
-from raydd.report.gallery import data_uri
+from raydd.report.rendering import Picture, render
 from raydd.report.rundata import RunData, read_run
 from raydd.report.stages import by_stage
-from raydd.report.theme import DARK, LIGHT, Theme, panels, png, style
+from raydd.report.theme import Theme, panels, style
 
 # What names a run, how often it looks, and where it stops to save, but not what it is.
 _ASIDE = ("seed", "recipe", "checkpoint_every", "evaluation.every", "evaluation.at_end", "evaluation.nets")
@@ -126,18 +123,8 @@ def write_comparison(paths: Sequence[Path | str], out: Path | str) -> list[Arm]:
     """
     arms = compare(paths)
     columns, body = rows(arms)
-    pictures = [data_uri(png(draw(arms, theme))) for theme in (LIGHT, DARK)]
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.get_template("comparison.html").render(
-        arms=arms,
-        columns=columns,
-        rows=body,
-        light=pictures[0],
-        dark=pictures[1],
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=versions()["raydd"],
-    )
+    drawn = {"arms": Picture.of(lambda theme: draw(arms, theme), "Test accuracy of each row, with random real images beside it")}
+    page = render("comparison.html", arms=arms, columns=columns, rows=body, pictures=drawn)
     atomic_write_bytes(Path(out), page.encode())
     return arms
 

@@ -1,27 +1,22 @@
 """`write_report`: read the run folder, draw, fill the template, write `report.html` and `figures/`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from raydd import pictures
-from raydd.environment import versions
 from raydd.files import atomic_write_bytes, write_bytes
 from raydd.methods import method
 from raydd.methods.base import slot_count
 from raydd.progressive import first_step
 from raydd.report import figures, stages, tables
-from raydd.report.gallery import by_class, data_uri, gallery
+from raydd.report.gallery import by_class, gallery
+from raydd.report.rendering import Draw, Picture, render
 from raydd.report.rundata import RunData, Steps, read_run
-from raydd.report.theme import DARK, LIGHT, Theme, png
+from raydd.report.theme import Theme
 from raydd.runfolder import RunFolder
 
-Draw = Callable[[Theme], Figure]
 _ALT = {
     "accuracy": "Test accuracy over steps, against random real images",
     "loss": "Matching loss and learned step size over steps",
@@ -31,15 +26,6 @@ _ALT = {
     "seconds": "Where the time of the run went",
     "stages": "Test accuracy after each stage, over the images per class so far",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure in both themes as data URIs, with the text that stands for it where it cannot be seen."""
-
-    light: str
-    dark: str
-    alt: str
 
 
 def write_report(run_path: Path | str) -> Path:
@@ -54,9 +40,8 @@ def write_report(run_path: Path | str) -> Path:
     folder = RunFolder(run_path)
     drawn = {}
     for name, draw in drawings(run).items():
-        light, dark = png(draw(LIGHT)), png(draw(DARK))
-        write_bytes(folder.figures / f"{name}.png", light)
-        drawn[name] = Picture(data_uri(light), data_uri(dark), _ALT[name])
+        drawn[name] = Picture.of(draw, _ALT[name])
+        write_bytes(folder.figures / f"{name}.png", drawn[name].light_png)
     if run.artifact is not None:
         scale = max(1, round(96 / run.artifact.synthetic.images.shape[-1]))
         for name, images in (("images_start", run.artifact.initial_images), ("images_end", run.artifact.synthetic.images)):
@@ -128,10 +113,9 @@ def _sizes(run: RunData) -> tuple[int, int]:
 
 
 def _page(run: RunData, drawn: dict[str, Picture]) -> str:
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     counts, log = tables.faults(run)
-    return template.get_template("report.html").render(
+    return render(
+        "report.html",
         run=run,
         name=run.path.resolve().name,
         status=tables.status(run),
@@ -149,6 +133,4 @@ def _page(run: RunData, drawn: dict[str, Picture]) -> str:
         environment=tables.environment(run),
         fault_counts=counts,
         fault_log=log,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=versions()["raydd"],
     )

@@ -2,23 +2,21 @@
 
 import io
 import itertools
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 from PIL import Image
 
-from raydd.environment import versions
 from raydd.files import atomic_write_bytes
 from raydd.report import sweep_figures as figures
 from raydd.report import sweep_tables as tables
-from raydd.report.gallery import data_uri, gallery
-from raydd.report.page import Draw, Picture
+from raydd.report.gallery import gallery
+from raydd.report.rendering import Draw, Picture, render
 from raydd.report.sweep_figures import MOST, Cells, Line
 from raydd.report.sweepdata import SweepData, read_sweep
-from raydd.report.theme import DARK, LIGHT, Theme, png
+from raydd.report.theme import png
 
 _ALT = {
     "ranking": "Final test accuracy of every arm with its spread over seeds",
@@ -37,17 +35,17 @@ def write_sweep_report(sweep_path: Path | str) -> Path:
     format, `ResourceError` when the page cannot be written.
     """
     sweep = read_sweep(sweep_path)
-    drawn = {name: Picture(_drawn(draw, LIGHT), _drawn(draw, DARK), _ALT[name]) for name, draw in drawings(sweep).items()}
+    drawn = {name: Picture.of(draw, _ALT[name], _small) for name, draw in drawings(sweep).items()}
     page = sweep.path / "report.html"
     atomic_write_bytes(page, _page(sweep, drawn).encode())
     return page
 
 
-def _drawn(draw: Draw, theme: Theme) -> str:
-    """A figure as a data URI, of 128 colours: a third of the bytes, of which a sweep's figures have many."""
+def _small(figure: Figure) -> bytes:
+    """A figure as a PNG file of 128 colours: a third of the bytes, of which a sweep's figures have many."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png(draw(theme)))).convert("RGB").quantize(128).save(buffer, format="PNG", optimize=True)
-    return data_uri(buffer.getvalue())
+    Image.open(io.BytesIO(png(figure))).convert("RGB").quantize(128).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def drawings(sweep: SweepData) -> dict[str, Draw]:
@@ -130,11 +128,10 @@ def _nan(value: float | None) -> float:
 
 
 def _page(sweep: SweepData, drawn: dict[str, Picture]) -> str:
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     rows = tables.trials(sweep)
     ranked = sum(arm["accuracy_mean"] is not None for arm in sweep.found["arms"])
-    return template.get_template("sweep.html").render(
+    return render(
+        "sweep.html",
         sweep=sweep,
         found=sweep.found,
         status=tables.status(sweep),
@@ -151,8 +148,6 @@ def _page(sweep: SweepData, drawn: dict[str, Picture]) -> str:
         best_link=_best_link(sweep),
         gallery=gallery(sweep.artifact) if sweep.artifact is not None else None,
         settings=tables.settings(sweep),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=versions()["raydd"],
     )
 
 

@@ -17,7 +17,7 @@ from raydd import artifact
 from raydd.config import Execution
 from raydd.decode import Decoding
 from raydd.errors import CheckpointError, ConfigError
-from raydd.report import page, write_report
+from raydd.report import page, rendering, write_report
 from raydd.report.theme import LIGHT, png
 from raydd.runfolder import RunFolder
 from tests.report.sample import CLASSES, evaluation, finished, record, result, settings
@@ -80,7 +80,7 @@ def shown(run) -> Page:
 @pytest.fixture
 def quick(monkeypatch):
     """Draws the figures but does not turn them into files, for tests that look at the words."""
-    monkeypatch.setattr(page, "png", lambda figure: b"drawn")
+    monkeypatch.setattr(rendering, "png", lambda figure: b"drawn")
 
 
 def test_the_page_lies_in_the_run_with_the_figures_beside_it(run, shown):

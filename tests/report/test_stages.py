@@ -16,7 +16,7 @@ from raydd.data import Dataset, ImageSet
 from raydd.experts.build import recipe
 from raydd.experts.store import Store
 from raydd.progressive import of_stage
-from raydd.report import page, stages, write_report
+from raydd.report import rendering, stages, write_report
 from raydd.report.full_data import full_data
 from raydd.report.gallery import by_class
 from raydd.report.rundata import RunData, read_run
@@ -146,7 +146,7 @@ def test_all_data_is_what_the_experts_of_the_store_came_to(run: RunData) -> None
 
 
 def test_a_staged_run_that_has_just_begun(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "png", lambda figure: b"drawn")
+    monkeypatch.setattr(rendering, "png", lambda figure: b"drawn")
     (tmp_path / "run").mkdir()
     for name in ("config.json", "environment.json"):
         (tmp_path / "run" / name).write_bytes((path / name).read_bytes())
@@ -155,7 +155,7 @@ def test_a_staged_run_that_has_just_begun(path: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_run_of_one_stage_has_no_such_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "png", lambda figure: b"drawn")
+    monkeypatch.setattr(rendering, "png", lambda figure: b"drawn")
     found = read(write_report(staged(tmp_path / "run", stages=1)))
     assert "#stages" not in found.addresses and "Stages" not in found.words and "Dotted" not in found.words
     assert artifact.read(tmp_path / "run" / "synthetic.safetensors").step_sizes == ()

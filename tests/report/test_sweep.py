@@ -1,7 +1,6 @@
 """The page of a sweep: it shows what sweep.json says, needs nothing from outside, and copes with sweeps in which little went well."""
 # ruff: noqa: RUF001 (the page uses dashes and minus signs)
 
-import base64
 import io
 import json
 import re
@@ -101,7 +100,7 @@ def made(path: Path, found: dict[str, Any]) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn, and not turned into files."""
-    monkeypatch.setattr(sweep, "_drawn", lambda draw, theme: f"data:,{bool(draw(theme).axes)}")
+    monkeypatch.setattr(sweep, "_small", lambda figure: str(bool(figure.axes)).encode())
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shown(folder: Path) -> Page:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "_drawn", lambda draw, theme: "data:,")
+        patch.setattr(sweep, "_small", lambda figure: b"")
         return read(sweep.write_sweep_report(folder))
 
 
@@ -229,8 +228,7 @@ def test_random_images_that_are_far_away_are_not_drawn() -> None:
 
 def test_a_figure_on_the_page_is_the_drawn_one_in_few_colours() -> None:
     figure = sweep_figures.costs(["an arm"], {"Passes": np.array([3.0])})
-    uri = sweep._drawn(lambda theme: figure, LIGHT)
-    shown = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    shown = Image.open(io.BytesIO(sweep._small(figure)))
     exact = Image.open(io.BytesIO(png(figure))).convert("RGB")
     away = np.abs(np.asarray(shown.convert("RGB"), int) - np.asarray(exact, int))
     assert shown.mode == "P" and shown.size == exact.size and away.mean() < 2

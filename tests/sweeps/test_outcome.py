@@ -85,7 +85,7 @@ def test_the_file_is_plain_json(found: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_report_reads_what_is_written(found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "_drawn", lambda draw, theme: "data:")
+    monkeypatch.setattr(page, "_small", lambda figure: b"")
     assert outcome.FORMAT == sweepdata.FORMAT
     text = page.write_sweep_report(tmp_path).read_text()
     assert "Which is better?" in text and "80.0 %" in text and "no room" in text and "+30.0" in text
